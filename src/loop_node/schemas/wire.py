@@ -15,6 +15,7 @@ from cattrs.cols import is_sequence, list_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from loop_node.errors import SchemaError
+
 from .detections import Shape
 from .models import ModelInformation, OneOf, Within
 
@@ -104,13 +105,13 @@ def _checked_object(kind: type[T]) -> Callable[[object, Any], T]:
 
 
 _converter: Final = cattrs.Converter(detailed_validation=True, forbid_extra_keys=False)
-_converter.register_structure_hook_func(lambda kind: kind is str, _string)
+_converter.register_structure_hook(str, _string)
+_converter.register_structure_hook(StrEnum, _one_of)
 _converter.register_structure_hook(int, _integer)
 _converter.register_structure_hook(float, _number)
 _converter.register_structure_hook(bool, _boolean)
 _converter.register_structure_hook(Shape | str, _shape_or_string)
 _converter.register_structure_hook(int | list[int], _resolution)
-_converter.register_structure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, StrEnum), _one_of)
 _converter.register_structure_hook_factory(is_sequence, _checked_list)
 _converter.register_structure_hook_factory(attrs.has, _checked_object)
 _converter.register_structure_hook_func(_is_bounded, _bounded)
