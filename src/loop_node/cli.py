@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(demo)
     settings = verbs.add_parser("settings", help="print the settings in force")
     settings.set_defaults(run=_settings)
-    settings.add_argument("for_verb", nargs="?", choices=VERBS, default="detector", metavar="FOR", help=", ".join(VERBS))
+    settings.add_argument(
+        "for_verb", nargs="?", choices=VERBS, default="detector", metavar="FOR", help=", ".join(VERBS)
+    )
     return parser
 
 
@@ -71,8 +73,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _detector(options: argparse.Namespace) -> None:
-    from loop_node.detector.logic import load_factory  # noqa: PLC0415 # heavy; other verbs start without it
-    from loop_node.detector.node import run_detector  # noqa: PLC0415 # the same
+    from loop_node.detector.logic import load_factory  # heavy; other verbs start without it
+    from loop_node.detector.node import run_detector  # the same
 
     settings = _start(options)
     factory = load_factory(options.logic) if options.logic else None
@@ -80,7 +82,7 @@ def _detector(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from loop_node.detector.node import run_detector  # noqa: PLC0415 # heavy; other verbs start without it
+    from loop_node.detector.node import run_detector  # heavy; other verbs start without it
 
     trio.run(partial(run_detector, _start(options), announce=_invite))
 

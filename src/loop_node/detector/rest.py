@@ -7,7 +7,6 @@ from attrs import define
 from quart import Response, request
 
 from loop_node.schemas.detections import ImageMetadata
-
 from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
 from loop_node.schemas.wire import model_json, unstructure_flat
 from loop_node.serving.app import json_answer, text_answer

@@ -56,7 +56,9 @@ def create_app(
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=_BODY_TIMEOUT_S, PROVIDE_AUTOMATIC_OPTIONS=False)
     table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
     for endpoint in [*table, *openapi.pages(title, table)]:
-        app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method])
+        app.add_url_rule(
+            endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method]
+        )
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LoopNodeError, _our_error)
     app.after_request(_echo_request_id)
