@@ -1,0 +1,72 @@
+"""What an implementer of a node imports: the logic protocols and the classes of the wire contract."""
+
+from loop_node.detector.logic import DetectorLogic, DetectorLogicFactory
+from loop_node.schemas.annotation import AnnotationData, EventType, SegmentationAnnotation, ToolOutput, UserInput
+from loop_node.schemas.detections import (
+    BoxAnnotation,
+    BoxDetection,
+    ClassificationAnnotation,
+    ClassificationDetection,
+    Detections,
+    ImageMetadata,
+    ImagesMetadata,
+    Point,
+    PointAnnotation,
+    PointDetection,
+    SegmentationDetection,
+    Shape,
+)
+from loop_node.schemas.models import Category, CategoryType, Context, ModelInformation
+from loop_node.schemas.status import (
+    AboutResponse,
+    AnnotationNodeStatus,
+    DetectionStatus,
+    DetectorStatus,
+    ModelVersionResponse,
+    NodeState,
+    NodeStatus,
+    PretrainedModel,
+    SocketResponse,
+    TrainingStatus,
+)
+from loop_node.schemas.training import ErrorConfiguration, Training, TrainingOut, TrainingStateData
+
+__all__ = [
+    "AboutResponse",
+    "AnnotationData",
+    "AnnotationNodeStatus",
+    "BoxAnnotation",
+    "BoxDetection",
+    "Category",
+    "CategoryType",
+    "ClassificationAnnotation",
+    "ClassificationDetection",
+    "Context",
+    "DetectionStatus",
+    "Detections",
+    "DetectorLogic",
+    "DetectorLogicFactory",
+    "DetectorStatus",
+    "ErrorConfiguration",
+    "EventType",
+    "ImageMetadata",
+    "ImagesMetadata",
+    "ModelInformation",
+    "ModelVersionResponse",
+    "NodeState",
+    "NodeStatus",
+    "Point",
+    "PointAnnotation",
+    "PointDetection",
+    "PretrainedModel",
+    "SegmentationAnnotation",
+    "SegmentationDetection",
+    "Shape",
+    "SocketResponse",
+    "ToolOutput",
+    "Training",
+    "TrainingOut",
+    "TrainingStateData",
+    "TrainingStatus",
+    "UserInput",
+]

@@ -1,11 +1,42 @@
 """A model and what it knows: the contract's `Category`, and `model.json`, the currency between nodes."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, field, frozen
 
-__all__ = ["Category", "CategoryType", "Context", "ModelInformation", "Resolution"]
+__all__ = ["Category", "CategoryType", "Context", "ModelInformation", "OneOf", "Within"]
+
+
+@frozen
+class Within:
+    """A bound on a number, checked when it comes in: low <= number <= high."""
+
+    low: float
+    high: float
+
+    def check(self, number: float) -> None:
+        """Raise ValueError where `number` lies outside."""
+        if not self.low <= number <= self.high:
+            raise ValueError(f"a number from {self.low:g} to {self.high:g} is needed, not {number:g}")
+
+
+@frozen
+class OneOf:
+    """The words a text may be, checked when it comes in."""
+
+    words: tuple[str, ...]
+
+    def check(self, text: str) -> None:
+        """Raise ValueError where `text` is another."""
+        if text not in self.words:
+            raise ValueError(f"one of {', '.join(self.words)} is needed, not {text!r}")
+
+
+Fraction = Annotated[float, Within(0, 1)]
+Pixels = Annotated[int, Within(1, 65536)]
+ResizeType = Annotated[str, OneOf(("standard", "fit_to_window", "fit_to_window_letterbox", "crop"))]
+ChannelOrder = Annotated[str, OneOf(("RGB", "BGR"))]
 
 
 class CategoryType(StrEnum):
@@ -39,14 +70,6 @@ class Context:
 
 
 @define(kw_only=True)
-class Resolution:
-    """The size in pixels of the images a model expects."""
-
-    width: int
-    height: int
-
-
-@define(kw_only=True)
 class ModelInformation:
     """`model.json`: what the Learning Loop and the nodes say about a model.
 
@@ -75,18 +98,18 @@ class ModelInformation:
     version: str
     format: str | None = None
     categories: list[Category] = Factory(list)
-    resolution: int | None = None
-    resolution_x: int | None = None
-    resolution_y: int | None = None
+    resolution: Pixels | None = None
+    resolution_x: Pixels | None = None
+    resolution_y: Pixels | None = None
     resolutions: list[int | list[int]] | None = None
     model_root_path: str | None = None
     model_size: str | None = None
-    conf_threshold: float | None = None
-    iou_threshold: float | None = None
+    conf_threshold: Fraction | None = None
+    iou_threshold: Fraction | None = None
     model_type: str | None = None
-    resize_type: str | None = None
-    pad_value: int | None = None
+    resize_type: ResizeType | None = None
+    pad_value: Annotated[int, Within(0, 255)] | None = None
     mean_values: list[float] | None = None
     scale_values: list[float] | None = None
-    channel_order: str | None = None
+    channel_order: ChannelOrder | None = None
     extra: dict[str, Any] = field(factory=dict)

@@ -1,0 +1,48 @@
+"""Everything that can be run on the code: `nox` alone is what CI runs, `nox --list` shows the rest."""
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+LINTED = ("src", "tests", "examples", "bench", "noxfile.py")
+
+
+def install(session: nox.Session, group: str) -> None:
+    session.install("-e", ".", *nox.project.dependency_groups(PYPROJECT, group))
+    if group == "tests":
+        # its ONNX file is an independent reference; its dependencies are not wanted
+        session.install("--no-deps", "ddddocr==1.6.1")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, style, types, room borders, spelling, dependencies."""
+    install(session, "lint")
+    session.run("ruff", "check", *LINTED)
+    session.run("ruff", "format", "--check", *LINTED)
+    session.run("flake8-async", "src", "tests", "examples", silent=True)
+    session.run("mypy")
+    session.run("lint-imports")
+    session.run("codespell", *LINTED, "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "THIRD_PARTY.md")
+    session.run("deptry", "src")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite, on the Python that runs nox."""
+    run_suite(session)
+
+
+@nox.session(name="tests-on", python=["3.11", "3.12", "3.13"])
+def tests_on(session: nox.Session) -> None:
+    """The suite on one of the supported Pythons."""
+    run_suite(session)
+
+
+def run_suite(session: nox.Session) -> None:
+    install(session, "tests")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report", "--fail-under=90" if not session.posargs else "--fail-under=0")

@@ -1,0 +1,156 @@
+"""The detector's REST side: the contract's endpoints, bodies and statuses, generation 6."""
+
+import logging
+from typing import Any
+
+from attrs import define
+from quart import Response, request
+
+from loop_node.schemas.detections import ImageMetadata
+
+from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
+from loop_node.schemas.wire import model_json, unstructure_flat
+from loop_node.serving.app import json_answer, text_answer
+from loop_node.serving.openapi import Endpoint, Parameter
+from loop_node.serving.uploads import read_image
+
+from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, read_autoupload, read_creation_date
+
+__all__ = ["DetectorState", "detector_endpoints"]
+
+logger = logging.getLogger(__name__)
+
+_WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
+    ("camera_id", ("camera-id", "camera_id", "mac"), "Groups images for submission.", {"type": "string"}),
+    ("tags", ("tags",), "Separated by commas.", {"type": "string"}),
+    ("source", ("source",), "Where the image comes from.", {"type": "string"}),
+    (
+        "autoupload",
+        ("autoupload",),
+        "Which images go to the Learning Loop.",
+        {"type": "string", "enum": list(AUTOUPLOAD_MODES), "default": AUTOUPLOAD_MODES[0]},
+    ),
+    (
+        "creation_date",
+        ("creation-date", "creation_date"),
+        "When the image was taken, as an ISO 8601 date.",
+        {"type": "string"},
+    ),
+)
+"""The words beside an image: name, spellings in order of preference, description, schema."""
+
+
+@define(kw_only=True)
+class DetectorState:
+    """What the detector says of itself beside its model."""
+
+    operation_mode: OperationMode = OperationMode.STARTUP
+    version_control: VersionControl = VersionControl.FOLLOW_LOOP
+    state: str | None = None
+
+
+def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
+    """The detector's own endpoints, over its engine and its state."""
+    engine = detector.engine
+
+    async def detect() -> Response:
+        detection = await detector.detect(await read_image(request, field="file"), _order())
+        answer = json_answer(unstructure_flat(detection.metadata))
+        answer.headers["Server-Timing"] = _server_timing(detection)
+        return answer
+
+    async def about() -> Response:
+        model = engine.model
+        return json_answer(
+            {
+                "operation_mode": state.operation_mode,
+                "state": state.state,
+                "model_info": model and model_json(model.information),
+                "target_model": None,
+                "version_control": state.version_control,
+                "device": model and model.device,
+            }
+        )
+
+    async def model_version() -> Response:
+        version = engine.model.information.version if engine.model else "None"
+        return json_answer(
+            unstructure_flat(
+                ModelVersionResponse(
+                    current_version=version,
+                    target_version="None",
+                    loop_version="None",
+                    local_versions=[version] if engine.model else [],
+                    version_control=state.version_control,
+                )
+            )
+        )
+
+    async def operation_mode() -> Response:
+        return text_answer(state.operation_mode)
+
+    return [
+        Endpoint(
+            method="POST",
+            path="/detect",
+            handle=detect,
+            summary="Find things in an image.",
+            image_field="file",
+            parameters=[
+                Parameter(name=spelling, where=where, description=said, schema=schema)
+                for _, spellings, said, schema in _WORDS
+                for where in ("header", "query")
+                for spelling in spellings[:1]
+            ],
+            answer=ImageMetadata,
+            faults=(413, 422, 503),
+        ),
+        Endpoint(
+            method="GET", path="/about", handle=about, summary="The detector and its model.", answer=AboutResponse
+        ),
+        Endpoint(
+            method="GET",
+            path="/model_version",
+            handle=model_version,
+            summary="Which model serves, and who chooses it.",
+            answer=ModelVersionResponse,
+        ),
+        Endpoint(
+            method="GET",
+            path="/operation_mode",
+            handle=operation_mode,
+            summary="What the detector is doing.",
+            text_answer=tuple(OperationMode),
+        ),
+    ]
+
+
+def _order() -> DetectionOrder:
+    said = {name: _word(spellings) for name, spellings, _, _ in _WORDS}
+    tags = said["tags"]
+    return DetectionOrder(
+        camera_id=said["camera_id"],
+        tags=tags.split(",") if tags else [],
+        source=said["source"],
+        autoupload=read_autoupload(said["autoupload"]),
+        creation_date=read_creation_date(said["creation_date"]),
+    )
+
+
+def _word(spellings: tuple[str, ...]) -> str | None:
+    """The first non-empty one: headers before query, the contract's spelling before the tolerated ones."""
+    for read in (request.headers.get, request.args.get):
+        for spelling in spellings:
+            if text := read(spelling):
+                return text
+    return None
+
+
+def _server_timing(detection: Detection) -> str:
+    steps = {
+        "decode": detection.decode_s,
+        "queue": detection.queue_s,
+        "infer": detection.infer_s,
+        "post": detection.post_s,
+    }
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in steps.items())

@@ -1,0 +1,136 @@
+"""The quart app every node starts from: endpoints in a table, one shape for errors, health, the API page."""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import trio
+from attrs import frozen
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from loop_node import logs
+from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
+from loop_node.supervision import Health
+
+from . import openapi
+from .openapi import Endpoint, Parameter
+
+__all__ = ["create_app", "json_answer", "text_answer"]
+
+logger = logging.getLogger(__name__)
+
+_BODY_TIMEOUT_S: Final = 60
+_REQUEST_ID_CHARACTERS: Final = 128
+
+
+def json_answer(value: object, status: int = 200) -> Response:
+    """An answer of JSON; a text becomes a JSON string, with its quotes."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
+
+
+def text_answer(text: str) -> Response:
+    """An answer of plain text."""
+    return Response(text, content_type="text/plain; charset=utf-8")
+
+
+def create_app(
+    title: str,
+    endpoints: Iterable[Endpoint],
+    *,
+    health: Health,
+    not_ready: Callable[[], Sequence[str]],
+    max_body_bytes: int,
+) -> QuartTrio:
+    """An app with the node's own endpoints and those that every node has.
+
+    Args:
+        title: The node's name on its API page.
+        endpoints: The node's own endpoints.
+        health: What the supervisor knows of the node's tasks.
+        not_ready: One line per reason why this node cannot do its work yet; none means ready.
+        max_body_bytes: Larger request bodies are answered with 413.
+    """
+    app = QuartTrio("loop_node", static_folder=None, template_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=_BODY_TIMEOUT_S, PROVIDE_AUTOMATIC_OPTIONS=False)
+    table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
+    for endpoint in [*table, *openapi.pages(title, table)]:
+        app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method])
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(LoopNodeError, _our_error)
+    app.after_request(_echo_request_id)
+    return app
+
+
+async def _http_error(error: HTTPException) -> Response:
+    """Unknown path, wrong method, body too large or too slow, and 500, which quart has logged with its traceback."""
+    said = {413: f"the body is larger than {request.max_content_length} bytes"}.get(error.code or 500, error.name)
+    answer = json_answer({"detail": said}, error.code or 500)
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            answer.headers[name] = value
+    return answer
+
+
+async def _our_error(error: LoopNodeError) -> Response:
+    if isinstance(error, Unavailable):
+        answer = json_answer({"detail": str(error)}, 503)
+        answer.headers["Retry-After"] = str(error.retry_after_s)
+        return answer
+    if isinstance(error, InputError):
+        return json_answer({"detail": str(error)}, 413 if isinstance(error, TooLarge) else 422)
+    logger.error("%s %s: %s", request.method, request.path, error)
+    return json_answer({"detail": str(error)}, 500)
+
+
+async def _echo_request_id(answer: Response) -> Response:
+    request_id = request.headers.get("X-Request-ID", "")
+    if request_id and request_id.isascii() and request_id.isprintable():
+        answer.headers["X-Request-ID"] = request_id[:_REQUEST_ID_CHARACTERS]
+    return answer
+
+
+def _health_endpoints(health: Health, not_ready: Callable[[], Sequence[str]]) -> list[Endpoint]:
+    async def alive() -> Response:
+        await trio.lowlevel.checkpoint()
+        return json_answer({"status": "alive", "tasks": health.snapshot()})
+
+    async def ready() -> Response:
+        await trio.lowlevel.checkpoint()
+        failing = [*health.failing(), *not_ready()]
+        return json_answer({"status": "not ready" if failing else "ready", "failing": failing}, 503 if failing else 200)
+
+    said = "Is the process alive? Needs no login and no Learning Loop."
+    can = "Can the node do its work? 503 with the failing checks if not."
+    return [
+        Endpoint(method="GET", path=path, handle=handle, summary=summary, answer={"type": "object"})
+        for path, handle, summary in (
+            ("/healthz", alive, said),
+            ("/v2/health/live", alive, said),
+            ("/readyz", ready, can),
+            ("/v2/health/ready", ready, can),
+        )
+    ]
+
+
+def _log_endpoints() -> list[Endpoint]:
+    async def put_debug_logging() -> Response:
+        wanted = (await request.get_data()).decode("utf-8", "replace").strip()
+        if wanted not in ("on", "off"):
+            return json_answer({"detail": "Invalid state"}, 400)
+        logs.set_debug(on=wanted == "on")
+        return json_answer(wanted)
+
+    return [
+        Endpoint(
+            method="PUT",
+            path="/debug_logging",
+            handle=put_debug_logging,
+            summary="Log more (`on`) or as LOG_LEVEL says (`off`).",
+            text_body=("on", "off"),
+            answer={"type": "string", "enum": ["on", "off"]},
+            faults=(400,),
+        )
+    ]

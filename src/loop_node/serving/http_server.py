@@ -1,0 +1,183 @@
+"""The HTTP server: hypercorn's protocol classes behind our own front door.
+
+hypercorn's own `serve` has no bound on connections, dies as a whole when one connection's task raises, and cuts idle
+and busy connections alike when it stops. This module opens the doors itself and hands each connection to hypercorn's
+`TCPServer`, one of the few private names we touch (pinned by the release line in pyproject.toml).
+
+How it stops, in this order: no new connections; every answer from now on carries `Connection: close`, so that a client
+in full flow learns of the end with an answer in hand; connections that stay idle are closed; what still runs at the end
+of the grace period is cut.
+"""
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import trio
+from attrs import frozen
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import wrap_app
+
+from loop_node.errors import SettingsError
+
+from .connection import Connection
+
+__all__ = ["HttpLimits", "open_listeners", "serve_http"]
+
+logger = logging.getLogger(__name__)
+
+AsgiApp = Callable[[Any, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
+
+_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+@frozen(kw_only=True)
+class HttpLimits:
+    """Bounds of the server; times in seconds.
+
+    Attributes:
+        connections: Further clients wait in the kernel's queue.
+        body_bytes: The largest websocket message; request bodies are bounded by the app.
+        keep_alive_s: An idle connection is closed after this; an unfinished request head counts as idle.
+        idle_grace_s: When stopping, how long an idle connection may still send a request.
+        drain_s: When stopping, how long a request in flight may take altogether.
+    """
+
+    connections: int = 256
+    body_bytes: int = 64 << 20
+    keep_alive_s: float = 30
+    idle_grace_s: float = 0.5
+    drain_s: float = 4
+
+
+@asynccontextmanager
+async def open_listeners(host: str, port: int) -> AsyncIterator[list[trio.SocketListener]]:
+    """Listen on `host`:`port` (0: any free port) until the block ends.
+
+    Raises:
+        SettingsError: The address cannot be had; names NODE_HOST and NODE_PORT.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
+    except (OSError, socket.gaierror) as error:
+        said = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        raise SettingsError(
+            [f"NODE_HOST={host} NODE_PORT={port}: {said}; choose another port or stop the other program"]
+        ) from error
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def serve_http(
+    app: AsgiApp,
+    listeners: list[trio.SocketListener],
+    *,
+    stop: trio.Event,
+    limits: HttpLimits,
+    ready: Callable[[], None],
+) -> None:
+    """Serve `app` until `stop` is set and the requests in flight are answered.
+
+    Cancelled, it drops all connections at once; the listeners stay open for a restart.
+    """
+    server = _Server(app, limits)
+    async with trio.open_nursery() as connections:
+        connections.start_soon(server.accept_from, listeners, connections)
+        ready()
+        await stop.wait()
+        server.draining = True
+        connections.cancel_scope.deadline = trio.current_time() + limits.drain_s
+        for listener in listeners:
+            listener.socket.close()
+        with trio.move_on_after(limits.idle_grace_s):
+            await server.all_closed()
+        await server.context.terminated.set()
+        with trio.move_on_after(limits.drain_s - limits.idle_grace_s):
+            await server.all_closed()
+        server.abort_all()
+
+
+class _Server:
+    def __init__(self, app: AsgiApp, limits: HttpLimits) -> None:
+        self.draining = False
+        self.context = WorkerContext(None)
+        self._app: AppWrapper = wrap_app(self._with_manners(app), 0, "asgi")
+        self._config = _hypercorn_config(limits)
+        self._places = trio.Semaphore(limits.connections)
+        self._open: set[Connection] = set()
+
+    async def accept_from(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        async with trio.open_nursery() as doors:
+            for listener in listeners:
+                doors.start_soon(self._accept, listener, connections)
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            await self._places.acquire()
+            try:
+                connection = Connection(await listener.accept())
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                self._places.release()
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.error("No new connections for now: %s", error.strerror)  # noqa: TRY400 # no traceback needed
+                await trio.sleep(0.1)
+                continue
+            connections.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Connection) -> None:
+        self._open.add(connection)
+        try:
+            await TCPServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
+        except Exception:  # a door to foreign code: one connection's failure is nobody else's
+            logger.exception("A connection failed")
+        finally:
+            connection.abort()
+            self._open.remove(connection)
+            self._places.release()
+
+    async def all_closed(self) -> None:
+        for connection in tuple(self._open):
+            await connection.closing.wait()
+
+    def abort_all(self) -> None:
+        for connection in tuple(self._open):
+            connection.abort()
+
+    def _with_manners(self, app: AsgiApp) -> AsgiApp:
+        async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, partial(self._send, send) if scope["type"] == "http" else send)
+
+        return asgi
+
+    async def _send(self, send: Callable[..., Awaitable[None]], message: MutableMapping[str, Any]) -> None:
+        if self.draining and message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        # quart-trio cancels the request as soon as hypercorn reports the client gone, and for `Connection: close` and
+        # HTTP/1.0 that happens inside the last send: unshielded, the connection would never be closed.
+        with trio.CancelScope(shield=True):
+            await send(message)
+
+
+def _hypercorn_config(limits: HttpLimits) -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.keep_alive_timeout = limits.keep_alive_s
+    config.keep_alive_max_requests = 2**62
+    config.websocket_max_message_size = limits.body_bytes
+    config.h11_max_incomplete_size = 64 << 10
+    return config

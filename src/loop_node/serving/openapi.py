@@ -1,0 +1,181 @@
+"""The description of a node's HTTP side for machines (`/openapi.json`) and for people (`/docs`), both offline.
+
+OpenAPI 3.0, because the page that comes with the package reads no later version.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+import msgspec
+import trio
+from attrs import frozen
+from quart import Response
+from swagger_ui_bundle import swagger_ui_path
+
+__all__ = ["Endpoint", "Parameter", "pages"]
+
+_FAULTS: Final = {
+    400: "Not one of the accepted values.",
+    413: "The body is too large.",
+    422: "Something in the request cannot be used; `detail` names it.",
+    503: "Not now; try again after the seconds in `Retry-After`.",
+}
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>%s</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="docs/swagger-ui.css"><link rel="icon" href="docs/favicon-32x32.png"></head>
+<body><div id="swagger-ui"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
+</body></html>"""
+
+_START: Final = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#swagger-ui', validatorUrl: null});"
+
+_FILES: Final = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+
+
+@frozen(kw_only=True)
+class Parameter:
+    """A header or query parameter; `schema` is its JSON schema."""
+
+    name: str
+    where: Literal["header", "query"]
+    description: str
+    schema: Mapping[str, Any] = {"type": "string"}
+
+
+@frozen(kw_only=True)
+class Endpoint:
+    """One method on one path: what serves it and what is said about it.
+
+    Attributes:
+        answer: The JSON answer to a good request: an attrs class, or a JSON schema.
+        text_answer: The words of a plain text answer, instead.
+        text_body: The words of a plain text request body.
+        image_field: The multipart field of the image in the request body.
+        faults: The error statuses of this endpoint.
+    """
+
+    method: str
+    path: str
+    handle: Callable[..., Awaitable[Response]]
+    summary: str
+    answer: type | Mapping[str, Any] | None = None
+    text_answer: Sequence[str] = ()
+    text_body: Sequence[str] = ()
+    image_field: str | None = None
+    parameters: Sequence[Parameter] = ()
+    faults: Sequence[int] = ()
+
+
+def pages(title: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """The endpoints that describe the others."""
+    document = msgspec.json.encode(_document(title, endpoints))
+    page = (_PAGE % title).encode()
+
+    async def openapi_json() -> Response:
+        return Response(document, content_type="application/json")
+
+    async def docs() -> Response:
+        return Response(page, content_type="text/html; charset=utf-8")
+
+    async def start_js() -> Response:
+        return Response(_START, content_type="text/javascript")
+
+    def part(name: str, content_type: str) -> Callable[[], Awaitable[Response]]:
+        async def send() -> Response:
+            return Response(await trio.Path(swagger_ui_path / name).read_bytes(), content_type=content_type)
+
+        return send
+
+    return [
+        Endpoint(method="GET", path="/openapi.json", handle=openapi_json, summary="This description."),
+        Endpoint(method="GET", path="/docs", handle=docs, summary="This description as a page."),
+        Endpoint(method="GET", path="/docs/start.js", handle=start_js, summary="A part of the page."),
+        *(
+            Endpoint(method="GET", path=f"/docs/{name}", handle=part(name, kind), summary="A part of the page.")
+            for name, kind in _FILES.items()
+        ),
+    ]
+
+
+def _document(title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    answers = [endpoint.answer for endpoint in endpoints if isinstance(endpoint.answer, type)]
+    _, schemas = msgspec.json.schema_components(answers, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": "3.0.3",
+        "info": {"title": title, "version": version("loop-node")},
+        "paths": paths,
+        "components": {"schemas": _FAULT_SCHEMA | {name: _as_3_0(schema) for name, schema in schemas.items()}},
+    }
+
+
+_FAULT_SCHEMA: Final = {
+    "Fault": {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+}
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "responses": {"200": {"description": "Done.", "content": _answer(endpoint)}}
+        | {str(status): _fault(status) for status in endpoint.faults},
+    }
+    if endpoint.parameters:
+        operation["parameters"] = [
+            {"name": one.name, "in": one.where, "description": one.description, "schema": one.schema}
+            for one in endpoint.parameters
+        ]
+    if endpoint.image_field is not None:
+        operation["requestBody"] = _image_body(endpoint.image_field)
+    elif endpoint.text_body:
+        operation["requestBody"] = {"required": True, "content": _text(endpoint.text_body)}
+    return operation
+
+
+def _answer(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.text_answer:
+        return _text(endpoint.text_answer)
+    if isinstance(endpoint.answer, type):
+        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}}}
+    return {"application/json": {"schema": endpoint.answer or {}}}
+
+
+def _fault(status: int) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Fault"}
+    return {"description": _FAULTS[status], "content": {"application/json": {"schema": schema}}}
+
+
+def _text(words: Sequence[str]) -> dict[str, Any]:
+    return {"text/plain": {"schema": {"type": "string", "enum": list(words)}}}
+
+
+def _image_body(field: str) -> dict[str, Any]:
+    binary = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {field: binary}, "required": [field]}
+    return {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": form}}
+        | {kind: {"schema": binary} for kind in ("image/jpeg", "image/png")},
+    }
+
+
+def _as_3_0(schema: Any) -> Any:
+    """A JSON schema as OpenAPI 3.0 wants it, where null is not a type but a property."""
+    if isinstance(schema, list):
+        return [_as_3_0(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    choices = schema.get("anyOf", [])
+    if {"type": "null"} in choices:
+        others = [_as_3_0(one) for one in choices if one != {"type": "null"}]
+        rest = {key: _as_3_0(value) for key, value in schema.items() if key != "anyOf"}
+        return rest | {"nullable": True} | ({"allOf": others} if len(others) == 1 else {"anyOf": others})
+    return {key: _as_3_0(value) for key, value in schema.items()}
