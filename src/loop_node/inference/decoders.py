@@ -21,6 +21,9 @@ MAX_CANDIDATES = 300
 """Boxes per image that go into non-maximum suppression, the most certain first: 300 cost 4 ms at most, 2000 cost 45."""
 
 
+_LARGEST_PX = 1e6  # no image is larger; what is not below it is infinite, NaN or runaway
+
+
 @frozen(kw_only=True, eq=False)
 class Found:
     """What a model found in one image, the most certain first.
@@ -134,10 +137,11 @@ def _overlaps(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union of every pair, shape (n, n); boxes without area overlap nothing."""
     left_top = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     right_bottom = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(right_bottom - left_top, 0, None).prod(axis=2)
-    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    shared = np.maximum(right_bottom - left_top, 0).prod(axis=2)
+    areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
     union = areas[:, None] + areas[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    overlaps: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlaps
 
 
 def _columns(array: Floats, threshold: float, *, scores_end: int, prototypes: Floats | None = None) -> Found:
@@ -213,9 +217,14 @@ def _corners(boxes: Floats) -> NDArray[np.float64]:
 
 
 def _valid(
-    boxes: Floats, confidences: Floats, categories: NDArray[Any], *, masks: Floats | None = None, prototypes: Floats | None = None
+    boxes: Floats,
+    confidences: Floats,
+    categories: NDArray[Any],
+    *,
+    masks: Floats | None = None,
+    prototypes: Floats | None = None,
 ) -> Found:
-    """Drop what is not finite; confidences a rounding error above 1 become 1."""
+    """Drop boxes without finite corners; confidences a rounding error above 1 become 1."""
     found = Found(
         boxes=np.asarray(boxes, np.float64),
         confidences=np.minimum(np.asarray(confidences, np.float64), 1.0),
@@ -223,7 +232,7 @@ def _valid(
         masks=None if masks is None else np.asarray(masks, np.float64),
         prototypes=prototypes,
     )
-    return _pick(found, np.flatnonzero(np.isfinite(found.boxes).all(axis=1) & np.isfinite(confidences)))
+    return _pick(found, np.flatnonzero((np.abs(found.boxes) < _LARGEST_PX).all(axis=1) & np.isfinite(confidences)))
 
 
 def _pick(found: Found, chosen: NDArray[np.int64]) -> Found:

@@ -182,7 +182,8 @@ def describe(
         pad_value=_first(_said(declarations, "pad_value", "pad_value", _grey), habits.pad_value),
         mean_values=_said(declarations, "mean_values", "mean_values", _per_channel) or (),
         scale_values=_first(
-            _said(declarations, "scale_values", "scale_values", _divisors), () if input_is_uint8 else (habits.scale,) * 3
+            _said(declarations, "scale_values", "scale_values", _divisors),
+            () if input_is_uint8 else (habits.scale,) * 3,
         ),
         channel_order=_channel_order(declarations) or habits.channel_order,
     )

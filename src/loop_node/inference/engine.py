@@ -173,5 +173,3 @@ async def open_engine(*, max_queue: int) -> AsyncIterator[Engine]:
         engine.why_no_model = "the node is stopping"
         with trio.move_on_after(_FAREWELL_S, shield=True):
             await engine.install(None)
-
-

@@ -169,7 +169,7 @@ def _explain(layout: Layout, shape: OutputShape) -> tuple[int | None] | None:
     match layout, shape:
         case Layout.YOLOV8, (1 | None, int(rows), _) if rows >= 5:
             return (rows - 4,)
-        case (Layout.YOLOV5 | Layout.YOLOX), (1 | None, _, int(columns)) if columns >= 6:
+        case ((Layout.YOLOV5 | Layout.YOLOX), (1 | None, _, int(columns))) if columns >= 6:
             return (columns - 5,)
         case (Layout.END2END, (1 | None, _, 6)) | (Layout.SSD, (1 | None, 1, _, 7)):
             return (None,)

@@ -49,13 +49,15 @@ def simplify(polygon: NDArray[Any], tolerance: float, most: int = MAX_POINTS) ->
 
 def enlarge(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Resample (h, w) bilinearly, half-pixel centred, to `size` (width, height)."""
-    return _weights(values.shape[0], size[1]) @ values @ _weights(values.shape[1], size[0]).T
+    enlarged: NDArray[np.float64] = _weights(values.shape[0], size[1]) @ values @ _weights(values.shape[1], size[0]).T
+    return enlarged
 
 
 def _weights(sources: int, targets: int) -> NDArray[np.float64]:
     """Matrix (targets, sources) of linear interpolation; beyond the outermost centres their value holds."""
     positions = np.clip((np.arange(targets) + 0.5) * sources / targets - 0.5, 0, sources - 1)
-    return np.clip(1 - np.abs(positions[:, None] - np.arange(sources)[None, :]), 0, None)
+    weights: NDArray[np.float64] = np.maximum(1 - np.abs(positions[:, None] - np.arange(sources)[None, :]), 0)
+    return weights
 
 
 def _edges(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -81,7 +83,8 @@ def _chain(starts: NDArray[np.int64], directions: NDArray[np.int64], width: int)
     leaving = np.full((4, int(max(corners.max(), reached.max())) + 1), -1)
     leaving[directions, corners] = np.arange(len(starts))
     right, straight, left = (leaving[(directions + turn) % 4, reached] for turn in (1, 0, 3))
-    return np.where(right >= 0, right, np.where(straight >= 0, straight, left))
+    following: NDArray[np.int64] = np.where(right >= 0, right, np.where(straight >= 0, straight, left))
+    return following
 
 
 def _loops(following: NDArray[np.int64]) -> list[list[int]]:
@@ -108,7 +111,8 @@ def _area(polygon: NDArray[np.int64]) -> float:
 
 def _without_straights(polygon: NDArray[np.int64]) -> NDArray[np.int64]:
     before, after = polygon - np.roll(polygon, 1, axis=0), np.roll(polygon, -1, axis=0) - polygon
-    return polygon[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    turns: NDArray[np.bool_] = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return polygon[turns]
 
 
 def _needed(points: NDArray[Any], first: int, last: int, tolerance: float) -> set[int]:
@@ -129,9 +133,8 @@ def _needed(points: NDArray[Any], first: int, last: int, tolerance: float) -> se
 
 
 def _distances(points: NDArray[Any], start: NDArray[Any], end: NDArray[Any]) -> NDArray[np.float64]:
-    along = (end - start).astype(np.float64)
+    along, offsets = (end - start).astype(np.float64), (points - start).astype(np.float64)
     length = float(np.hypot(*along))
-    offsets = (points - start).astype(np.float64)
-    if length == 0:
-        return np.hypot(offsets[:, 0], offsets[:, 1])
-    return np.abs(along[0] * offsets[:, 1] - along[1] * offsets[:, 0]) / length
+    crossed: NDArray[np.float64] = along[0] * offsets[:, 1] - along[1] * offsets[:, 0]
+    apart: NDArray[np.float64] = np.hypot(offsets[:, 0], offsets[:, 1])
+    return np.abs(crossed) / length if length else apart

@@ -106,7 +106,12 @@ def _centred_part(image_size: tuple[int, int], input_size: tuple[int, int]) -> t
     scale = min(image_size[0] / input_size[0], image_size[1] / input_size[1])
     width, height = input_size[0] * scale, input_size[1] * scale
     left, top = (image_size[0] - width) / 2, (image_size[1] - height) / 2
-    return max(0.0, left), max(0.0, top), min(float(image_size[0]), left + width), min(float(image_size[1]), top + height)
+    return (
+        max(0.0, left),
+        max(0.0, top),
+        min(float(image_size[0]), left + width),
+        min(float(image_size[1]), top + height),
+    )
 
 
 def prepare(image: Pixels, geometry: Geometry, *, pad_value: int, resample: Resample, out: Pixels) -> None:
@@ -124,6 +129,4 @@ def prepare(image: Pixels, geometry: Geometry, *, pad_value: int, resample: Resa
         out.fill(pad_value)
     whole = (0.0, 0.0, float(width), float(height))
     same = geometry.source == whole and image.shape[:2] == (height, width)
-    out[top : top + height, left : left + width] = (
-        image if same else resample(image, geometry.source, (width, height))
-    )
+    out[top : top + height, left : left + width] = image if same else resample(image, geometry.source, (width, height))

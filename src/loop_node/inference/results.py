@@ -42,9 +42,7 @@ def classification_metadata(
     return metadata
 
 
-def found_metadata(
-    found: Found, geometry: Geometry, description: ModelDescription, model_name: str
-) -> ImageMetadata:
+def found_metadata(found: Found, geometry: Geometry, description: ModelDescription, model_name: str) -> ImageMetadata:
     """Boxes, points and outlines, clipped to the image; what lies outside of it is dropped.
 
     A category's type decides: `point` takes the centre of the box, `segmentation` the outline of the mask, where the
@@ -103,9 +101,7 @@ def _add(
         metadata.box_detections.append(_box(name, id_, confidence, corners, geometry, model_name))
 
 
-def _box(
-    name: str, id_: str, confidence: float, corners: Corners, geometry: Geometry, model_name: str
-) -> BoxDetection:
+def _box(name: str, id_: str, confidence: float, corners: Corners, geometry: Geometry, model_name: str) -> BoxDetection:
     """Whole pixels, at least one wide and high."""
     left, right = _whole(corners[0], corners[2], geometry.image_width)
     top, bottom = _whole(corners[1], corners[3], geometry.image_height)

@@ -8,9 +8,10 @@ from uuid import UUID, uuid5
 
 from attrs import frozen
 
-from loop_node.errors import ModelError
+from loop_node.errors import ModelError, SchemaError
 from loop_node.inference.archives import unpack
 from loop_node.schemas.models import ModelInformation
+from loop_node.schemas.wire import read_model_information
 
 __all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model"]
 
@@ -71,7 +72,9 @@ def _in_folder(root: Path) -> LocatedModel:
     if len(chosen) != 1:
         names = ", ".join(str(path.relative_to(root)) for path in files)
         fault = f"several: {names}; leave one, or name one model.xml" if files else "none"
-        raise ModelError(f"a model folder holds one file that ends in {', '.join(MODEL_SUFFIXES)}; {root} holds {fault}")
+        raise ModelError(
+            f"a model folder holds one file that ends in {', '.join(MODEL_SUFFIXES)}; {root} holds {fault}"
+        )
     return _located(chosen[0], root)
 
 
@@ -81,3 +84,28 @@ def _located(file: Path, root: Path) -> LocatedModel:
     information = _model_json(file, root) or _stand_in(file)
     information.model_root_path = str(root)
     return LocatedModel(file=file, root=root, information=information)
+
+
+def _model_json(file: Path, root: Path) -> ModelInformation | None:
+    for folder in dict.fromkeys((file.parent, root)):
+        path = folder / "model.json"
+        if path.is_file():
+            return _read_model_json(path)
+    return None
+
+
+def _read_model_json(path: Path) -> ModelInformation:
+    try:
+        if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
+            raise ModelError(f"{path} is larger than {_MAX_MODEL_JSON_BYTES} bytes")
+        return read_model_information(json.loads(path.read_bytes()))
+    except SchemaError as error:
+        raise ModelError(f"{path} cannot be used: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def _stand_in(file: Path) -> ModelInformation:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return ModelInformation(id=str(uuid5(_NAMESPACE, digest)), organization="", project="", version=file.stem or "0")
