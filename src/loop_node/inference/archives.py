@@ -1,0 +1,83 @@
+"""Model zips unpacked so that a hostile or broken one harms nothing: it writes only below its own folder, or not at all."""
+
+import hashlib
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from loop_node.errors import ModelError
+
+__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "unpack"]
+
+MAX_UNPACKED_BYTES: Final = 4 * 2**30
+MAX_ENTRIES: Final = 10_000
+_CHUNK_BYTES: Final = 2**20
+
+
+def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, max_entries: int = MAX_ENTRIES) -> Path:
+    """Unpack a zip into a folder below `into` that is named for its content. Blocking.
+
+    The folder appears whole or not at all, so one that is there already is used as it is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: It is no zip, is broken, is over a bound, or names something outside of its folder.
+    """
+    try:
+        with archive.open("rb") as stream:
+            name = f"{archive.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+        folder = into / name
+        if not folder.is_dir():
+            into.mkdir(parents=True, exist_ok=True)
+            _unpack_whole(archive, folder, max_bytes, max_entries)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ModelError(f"{archive} is no usable zip: {error}") from None
+    except RuntimeError as error:  # how zipfile says that a password is needed
+        raise ModelError(f"{archive} cannot be unpacked: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{archive} cannot be unpacked into {into}: {error}") from None
+    return folder
+
+
+def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int) -> None:
+    with zipfile.ZipFile(archive) as unpacked, tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        entries = unpacked.infolist()
+        if len(entries) > max_entries:
+            raise ModelError(f"{archive} has {len(entries)} entries, more than {max_entries}")
+        whole = Path(name) / "model"
+        whole.mkdir()
+        room_bytes = max_bytes
+        for entry in entries:
+            target = whole / _checked_name(archive, entry)
+            if entry.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with unpacked.open(entry) as source, target.open("xb") as sink:
+                room_bytes = _copy(archive, source, sink, room_bytes, max_bytes)
+        shutil.move(whole, folder)
+
+
+def _checked_name(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:
+    path = PurePosixPath(entry.filename)
+    if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename:
+        raise ModelError(f"{archive} names a file outside of its folder: {entry.filename!r}")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise ModelError(f"{archive} holds a symbolic link: {entry.filename!r}")
+    return path
+
+
+def _copy(archive: Path, source: IO[bytes], sink: IO[bytes], room_bytes: int, max_bytes: int) -> int:
+    """Copy what really is in the archive, whatever its directory claims; returns the room that is left."""
+    while chunk := source.read(_CHUNK_BYTES):
+        room_bytes -= len(chunk)
+        if room_bytes < 0:
+            raise ModelError(f"{archive} unpacks to more than {max_bytes} bytes")
+        sink.write(chunk)
+    return room_bytes

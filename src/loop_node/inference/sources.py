@@ -1,0 +1,111 @@
+"""Where a model comes from: a folder, a zip, a bare file, or the one that ships with the program."""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from attrs import frozen
+
+from loop_node.errors import ModelError, SchemaError
+from loop_node.inference.archives import unpack
+from loop_node.schemas.models import ModelInformation
+from loop_node.schemas.wire import read_model_information
+
+__all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model"]
+
+BUNDLED = "coco"
+MODEL_SUFFIXES = (".xml", ".onnx", ".tflite")
+
+_ACCEPTED = (
+    f"a model folder, a model zip, a file that ends in {', '.join(MODEL_SUFFIXES[:-1])} or {MODEL_SUFFIXES[-1]}, "
+    f"or the word {BUNDLED}"
+)
+_MAX_MODEL_JSON_BYTES = 16 * 2**20
+_NAMESPACE = UUID("0f3f3c55-7c0d-5d52-a5cf-0f9a1c2b8e11")
+
+
+@frozen(kw_only=True)
+class LocatedModel:
+    """A model on this machine's disk, not yet read.
+
+    Attributes:
+        file: What OpenVINO reads.
+        root: The folder that holds it and `model.json`.
+        information: `model.json`, or what stands in for it: an id made from the content, the file's name as version.
+    """
+
+    file: Path
+    root: Path
+    information: ModelInformation
+
+
+def locate_model(source: str, unpack_into: Path) -> LocatedModel:
+    """Find the model that `--model` or MODEL names. Blocking: reads and writes files.
+
+    Args:
+        source: A model folder, a model zip, a bare model file, or `coco`, the model that ships with the program.
+        unpack_into: Folder in which a zip gets a folder of its own, named for its content; unpacked only once.
+
+    Raises:
+        ModelError: There is nothing, or nothing usable; says what and where.
+    """
+    if source == BUNDLED:
+        return _in_folder(Path(str(resources.files("loop_node") / "bundled" / BUNDLED)))
+    path = Path(source)
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.is_file():
+        raise ModelError(f"there is no model at {source!r}; accepted are {_ACCEPTED}")
+    if path.suffix.lower() == ".zip":
+        return _in_folder(unpack(path, unpack_into))
+    if path.suffix.lower() not in MODEL_SUFFIXES:
+        raise ModelError(f"{source!r} is no model; accepted are {_ACCEPTED}")
+    return _located(path, path.parent)
+
+
+def _in_folder(root: Path) -> LocatedModel:
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in MODEL_SUFFIXES and path.is_file())
+    preferred = [path for path in files if path.name == "model.xml"]
+    chosen = files if len(files) == 1 else preferred
+    if len(chosen) != 1:
+        names = ", ".join(str(path.relative_to(root)) for path in files)
+        fault = f"several: {names}; leave one, or name one model.xml" if files else "none"
+        raise ModelError(
+            f"a model folder holds one file that ends in {', '.join(MODEL_SUFFIXES)}; {root} holds {fault}"
+        )
+    return _located(chosen[0], root)
+
+
+def _located(file: Path, root: Path) -> LocatedModel:
+    if file.suffix.lower() == ".xml" and not file.with_suffix(".bin").is_file():
+        raise ModelError(f"{file} has no weights: {file.with_suffix('.bin').name} must lie beside it")
+    information = _model_json(file, root) or _stand_in(file)
+    information.model_root_path = str(root)
+    return LocatedModel(file=file, root=root, information=information)
+
+
+def _model_json(file: Path, root: Path) -> ModelInformation | None:
+    for folder in dict.fromkeys((file.parent, root)):
+        path = folder / "model.json"
+        if path.is_file():
+            return _read_model_json(path)
+    return None
+
+
+def _read_model_json(path: Path) -> ModelInformation:
+    try:
+        if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
+            raise ModelError(f"{path} is larger than {_MAX_MODEL_JSON_BYTES} bytes")
+        return read_model_information(json.loads(path.read_bytes()))
+    except SchemaError as error:
+        raise ModelError(f"{path} cannot be used: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def _stand_in(file: Path) -> ModelInformation:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return ModelInformation(id=str(uuid5(_NAMESPACE, digest)), organization="", project="", version=file.stem or "0")
