@@ -6,9 +6,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 from attrs import frozen
 
+from loop_node.inference.devices import DeviceOptions
 from loop_node.inference.engine import ServingModel
-from loop_node.inference.openvino import DeviceOptions, load_model
-from loop_node.inference.sources import LocatedModel, locate_folder, locate_model, read_model_folder
+from loop_node.inference.openvino import load_model
+from loop_node.inference.sources import LocatedModel, locate_model, read_model_folder
 from loop_node.schemas.models import ModelInformation
 from loop_node.settings import Settings
 
@@ -48,17 +49,14 @@ def device_options(settings: Settings) -> DeviceOptions:
         device=settings.device,
         performance_hint=settings.performance_hint,
         inference_precision=settings.inference_precision,
-        cache_folder=settings.model_cache,
+        cache=settings.model_cache,
         conf_threshold=settings.conf_threshold,
         iou_threshold=settings.iou_threshold,
     )
 
 
 def _logic_build(settings: Settings, factory: DetectorLogicFactory, unpack_into: Path) -> ModelBuild:
-    if settings.model is None:
-        information = _no_model(settings)
-    else:
-        information = read_model_folder(locate_folder(settings.model, unpack_into))
+    information = _no_model(settings) if settings.model is None else read_model_folder(settings.model, unpack_into)
     return ModelBuild(settings.model or "without a model", lambda: build_logic(factory, information))
 
 

@@ -16,6 +16,7 @@ from loop_node.supervision import Health
 
 from . import openapi
 from .openapi import Endpoint
+from .uploads import read_body
 
 __all__ = ["create_app", "json_answer", "text_answer"]
 
@@ -118,7 +119,7 @@ def _health_endpoints(health: Health, not_ready: Callable[[], Sequence[str]]) ->
 
 def _log_endpoints() -> list[Endpoint]:
     async def put_debug_logging() -> Response:
-        wanted = (await request.get_data()).decode("utf-8", "replace").strip()
+        wanted = (await read_body(request)).decode("utf-8", "replace").strip()
         if wanted not in ("on", "off"):
             return json_answer({"detail": "Invalid state"}, 400)
         logs.set_debug(wanted == "on")
