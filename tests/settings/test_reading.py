@@ -317,6 +317,11 @@ def test_the_user_part_of_a_refused_address_is_not_shown(address: str):
     assert problem.startswith("LOOP_HOST=")
 
 
+def test_the_secrets_that_are_set_are_known_for_masking():
+    assert read(LOOP_USERNAME="u", LOOP_PASSWORD="hunter22").secrets == ("hunter22",)
+    assert read().secrets == ()
+
+
 class TestTable:
     def test_every_variable_is_a_row_with_its_value_and_source(self):
         rows = {

@@ -23,7 +23,7 @@ _PAIRED_ALIASES: Final = ("USERNAME", "PASSWORD")
 _SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 
 
-@frozen
+@frozen(repr=False)  # it may hold a secret
 class _Found:
     """A variable's text, under which name it was set, and what the table calls its source."""
 
@@ -32,7 +32,7 @@ class _Found:
     source: str
 
 
-@define
+@define(repr=False)  # it holds the secrets
 class _Reading:
     """One pass over an environment; problems and warnings gather here, the values in `values`."""
 
@@ -160,7 +160,7 @@ def _find_in_files(reading: _Reading, variable: Variable) -> _Found | None:
 
 def _found_in(reading: _Reading, variable: Variable, pointer: str, path: Path) -> _Found | None:
     try:
-        text = _first_line(path)
+        text = _secret_text(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, bytes that are not UTF-8, too long
         reason = error.strerror if isinstance(error, OSError) else "not one line of UTF-8 text"
         # whoever put the secret itself where its path belongs must not find it in a log
@@ -172,7 +172,7 @@ def _found_in(reading: _Reading, variable: Variable, pointer: str, path: Path) -
     return _Found(text, f"{variable.name} (from {pointer})", f"file {pointer}") if text.strip() else None
 
 
-def _first_line(path: Path) -> str:
+def _secret_text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(_SECRET_FILE_MAX_BYTES + 1)
     if len(content) > _SECRET_FILE_MAX_BYTES:
