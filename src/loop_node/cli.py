@@ -104,13 +104,14 @@ def _settings(options: argparse.Namespace) -> None:
 def _start(options: argparse.Namespace) -> Settings:
     """Settings, and a log that follows them."""
     settings, warnings = read_process_settings(options.verb)
-    secrets = [settings.loop_password] if settings.loop_password else []
     logs.configure_logging(
-        settings.log_level, settings.log_format, sys.stderr, no_color=settings.no_color, secrets=secrets
+        settings.log_level, settings.log_format, sys.stderr, no_color=settings.no_color, secrets=settings.secrets
     )
     for warning in warnings:
         logger.warning("%s", warning)
-    return attrs.evolve(settings, model=options.model) if options.model else settings
+    if not options.model:
+        return settings
+    return attrs.evolve(settings, model=options.model, sources={**settings.sources, "model": "option --model"})
 
 
 def _farewell(verb: str, error: BaseException) -> int:

@@ -3,6 +3,9 @@
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,19 @@ import pytest
 from loop_node.errors import SettingsError
 from loop_node.settings import Settings, read_process_settings, read_settings
 
-as_root = hasattr(os, "geteuid") and os.geteuid() == 0
+NOBODY = 65534
+
+
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Root may write everywhere; for the length of the block it is somebody else."""
+    was = os.getresuid()
+    if was[0] == 0:
+        os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(*was)
 
 
 def read(**environ: str) -> Settings:
@@ -108,10 +123,12 @@ class TestDataFolder:
         (tmp_path / "data").touch()
         assert self.folder(tmp_path / "data", HOME="/h") == Path("/h/.local/state/loop-node")
 
-    @pytest.mark.skipif(as_root, reason="root may write everywhere")
-    def test_a_container_folder_must_be_writable(self, tmp_path: Path):
-        (tmp_path / "data").mkdir(mode=0o555)
-        assert self.folder(tmp_path / "data", HOME="/h") == Path("/h/.local/state/loop-node")
+    def test_a_container_folder_must_be_writable(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o555)
+            with as_ordinary_user():
+                found = self.folder(Path(folder), HOME="/h")
+        assert found == Path("/h/.local/state/loop-node")
 
     def test_it_is_never_found_in_the_working_directory(self, tmp_path: Path):
         for name in ("HOME", "STATE_DIRECTORY"):

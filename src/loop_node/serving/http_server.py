@@ -96,15 +96,16 @@ async def serve_http(
         ready()
         await stop.wait()
         server.draining = True
-        connections.cancel_scope.deadline = trio.current_time() + limits.drain_s
+        last_moment = trio.current_time() + limits.drain_s
         for listener in listeners:
             listener.socket.close()
         with trio.move_on_after(limits.idle_grace_s):
             await server.all_closed()
         await server.context.terminated.set()
-        with trio.move_on_after(limits.drain_s - limits.idle_grace_s):
+        with trio.move_on_at(last_moment):
             await server.all_closed()
         server.abort_all()
+        connections.cancel_scope.cancel()
 
 
 class _Server:
