@@ -10,7 +10,7 @@ from loop_node.errors import ModelError
 from loop_node.inference.archives import unpack
 
 
-def _zip(path, entries: dict[str, bytes], **kwargs):
+def _zip(path, entries: dict[str, bytes]):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
@@ -33,7 +33,7 @@ def test_symbolic_links_are_refused(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(link, "/etc/hostname")
-    with pytest.raises(ModelError, match="symbolic link: 'model.onnx'"):
+    with pytest.raises(ModelError, match="symbolic link: "):
         unpack(tmp_path / "bad.zip", tmp_path / "into")
 
 
@@ -68,15 +68,16 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     """No traceback of the operating system reaches the operator."""
     (tmp_path / "into").write_text("a file is in the way")
-    with pytest.raises(ModelError, match="cannot be unpacked into .*into"):
+    with pytest.raises(ModelError, match=r"cannot be unpacked into .*into"):
         unpack(_zip(tmp_path / "m.zip", {"model.onnx": b"x"}), tmp_path / "into")
 
 
 def test_a_file_twice_is_refused(tmp_path):
     """The second would hide what the first one was."""
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
         archive.writestr("model.onnx", "a")
-        archive.writestr("model.onnx", "b")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("model.onnx", "b")
     with pytest.raises(ModelError, match="cannot be unpacked"):
         unpack(tmp_path / "twice.zip", tmp_path / "into")
 
@@ -85,7 +86,9 @@ def test_a_file_twice_is_refused(tmp_path):
 @given(st.data())
 def test_a_damaged_zip_is_refused_or_whole(tmp_path, data):
     """Cut or with flipped bytes: a ModelError or a folder, never anything else and never rubbish beside it."""
-    content = bytearray(_zip(tmp_path / "good.zip", {"a/model.onnx": b"weights" * 50, "model.json": b"{}"}).read_bytes())
+    content = bytearray(
+        _zip(tmp_path / "good.zip", {"a/model.onnx": b"weights" * 50, "model.json": b"{}"}).read_bytes()
+    )
     content = content[: data.draw(st.integers(0, len(content)))]
     for place in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=3)):
         if content:

@@ -8,12 +8,21 @@ from loop_node.inference.decoders import MAX_CANDIDATES, Found, classify, decode
 from loop_node.inference.layouts import Layout, OutputLayout
 
 BOXES = st.lists(
-    st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 12), st.integers(0, 12), st.integers(0, 10), st.integers(0, 2)),
+    st.tuples(
+        st.integers(0, 20),
+        st.integers(0, 20),
+        st.integers(0, 12),
+        st.integers(0, 12),
+        st.integers(0, 10),
+        st.integers(0, 2),
+    ),
     max_size=25,
 )
 
 
-def _read(layout: Layout, *outputs: np.ndarray, conf: float = 0.25, iou: float = 0.5, size: tuple[int, int] = (64, 64)) -> Found:
+def _read(
+    layout: Layout, *outputs: np.ndarray, conf: float = 0.25, iou: float = 0.5, size: tuple[int, int] = (64, 64)
+) -> Found:
     place = OutputLayout(layout=layout, categories=None, outputs=tuple(range(len(outputs))))
     arrays = [np.asarray(output, np.float32)[None] for output in outputs]
     return decode(place, arrays, input_size=size, conf_threshold=conf, iou_threshold=iou)
@@ -69,7 +78,10 @@ def test_rivals_of_one_category_are_suppressed_and_others_are_not():
 
 def test_yolov5_multiplies_objectness_and_score():
     """Neither alone decides."""
-    found = _read(Layout.YOLOV5, np.array([(30, 20, 10, 8, 0.5, 0.2, 0.8), (10, 10, 4, 4, 0.9, 0.1, 0.1), (1, 1, 2, 2, 0.1, 1, 1)]))
+    found = _read(
+        Layout.YOLOV5,
+        np.array([(30, 20, 10, 8, 0.5, 0.2, 0.8), (10, 10, 4, 4, 0.9, 0.1, 0.1), (1, 1, 2, 2, 0.1, 1, 1)]),
+    )
     assert found.boxes.tolist() == [[25, 16, 35, 24]]
     assert found.confidences.tolist() == pytest.approx([0.4])
     assert found.categories.tolist() == [1]
@@ -101,7 +113,9 @@ def test_end2end_is_taken_as_it_is():
 
 def test_ssd_is_in_fractions_and_ends_with_a_negative_image():
     """What follows the end mark is rubbish."""
-    rows = [[(0, 2, 0.9, 0.25, 0.5, 0.5, 0.75), (0, 1, 0.1, 0, 0, 1, 1), (-1, 0, 0, 0, 0, 0, 0), (0, 3, 0.9, 0, 0, 1, 1)]]
+    rows = [
+        [(0, 2, 0.9, 0.25, 0.5, 0.5, 0.75), (0, 1, 0.1, 0, 0, 1, 1), (-1, 0, 0, 0, 0, 0, 0), (0, 3, 0.9, 0, 0, 1, 1)]
+    ]
     found = _read(Layout.SSD, np.array(rows), size=(64, 32))
     assert found.boxes.tolist() == [[16, 16, 32, 24]]
     assert found.categories.tolist() == [2]
@@ -123,7 +137,9 @@ def test_only_the_most_certain_candidates_go_into_suppression():
     """A thousand separate boxes end at the cap, and it is the best that stay."""
     count = 1000
     confidences = np.random.default_rng(3).permutation(np.linspace(0.3, 0.9, count))
-    columns = np.stack([np.arange(count) * 10 + 5, np.full(count, 5), np.full(count, 4), np.full(count, 4), confidences])
+    columns = np.stack(
+        [np.arange(count) * 10 + 5, np.full(count, 5), np.full(count, 4), np.full(count, 4), confidences]
+    )
     found = _read(Layout.YOLOV8, columns)
     assert len(found.boxes) == MAX_CANDIDATES
     assert found.confidences.min() == pytest.approx(np.sort(confidences)[-MAX_CANDIDATES], abs=1e-6)
@@ -146,7 +162,9 @@ def test_a_classifier_answers_in_probabilities(values, index, probability):
 
 
 WILD = st.lists(
-    st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 0.5, 1.0, 88.0, 1e30, -1e30, 3e38]), min_size=84 * 7, max_size=84 * 7
+    st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 0.5, 1.0, 88.0, 1e30, -1e30, 3e38]),
+    min_size=84 * 7,
+    max_size=84 * 7,
 )
 
 

@@ -138,7 +138,10 @@ def test_a_graph_that_takes_bytes_scales_them_itself():
         ({"confidence_threshold": "1.5"}, "confidence_threshold in rt_info is '1.5'; it must be a number from 0 to 1"),
         ({"iou_threshold": "high"}, "iou_threshold in rt_info is 'high'; it must be a number"),
         ({"pad_value": 300}, "pad_value in rt_info is 300; it must be a grey level from 0 to 255"),
-        ({"resize_type": "squash"}, "'squash'; it must be one of standard, fit_to_window, fit_to_window_letterbox, crop"),
+        (
+            {"resize_type": "squash"},
+            "'squash'; it must be one of standard, fit_to_window, fit_to_window_letterbox, crop",
+        ),
         ({"mean_values": "1 2"}, "mean_values in rt_info is '1 2'; it must be one number, or three"),
         ({"scale_values": "nan"}, "scale_values in rt_info is 'nan'"),
         ({"scale_values": "1 0 1"}, "nothing can be divided by 0"),

@@ -91,7 +91,8 @@ def test_an_ambiguous_shape_is_refused(shapes, categories, names):
 
 
 @pytest.mark.parametrize(
-    "shapes", [[(1, 5)] * 2, [(2, 84, 3549)], [(1, 3, 3)], [(1, 80, 13, 13)], [()], [], [(1, 1)], [(1, 9, 5, 5), (1, 9)]]
+    "shapes",
+    [[(1, 5)] * 2, [(2, 84, 3549)], [(1, 3, 3)], [(1, 80, 13, 13)], [()], [], [(1, 1)], [(1, 9, 5, 5), (1, 9)]],
 )
 def test_an_unknown_shape_is_refused_with_the_known_ones(shapes):
     """No guess is made."""
@@ -158,7 +159,10 @@ def test_real_heads_are_recognised_without_knowing_the_categories(input_size, co
     assert (found.layout, found.categories) == (expected, count)
 
 
-@given(st.lists(st.lists(st.none() | st.integers(0, 100), max_size=5).map(tuple), max_size=3), st.none() | st.integers(1, 99))
+@given(
+    st.lists(st.lists(st.none() | st.integers(0, 100), max_size=5).map(tuple), max_size=3),
+    st.none() | st.integers(1, 99),
+)
 def test_no_shape_breaks_the_recognition(shapes, categories):
     """It is recognised or refused."""
     try:
