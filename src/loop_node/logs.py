@@ -98,7 +98,7 @@ def set_debug(on: bool) -> None:
 class _LineHandler(logging.StreamHandler[TextIO]):
     """Writes records; one that cannot be formatted becomes a line about that, without its arguments."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
+    def handleError(self, record: logging.LogRecord) -> None:
         place = f"{record.filename}:{record.lineno}"
         message = f"a log record of {place} could not be written: {sys.exc_info()[0]}"
         told = logging.LogRecord(record.name, logging.ERROR, record.pathname, record.lineno, message, None, None)
@@ -133,7 +133,7 @@ class _ConsoleFormatter(_Formatter):
         super().__init__(redact)
         self._color = color
 
-    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]  # needs Python 3.12
+    def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
         severity = f"{record.levelname:8}"
         if self._color and record.levelname in _COLORS:
@@ -146,7 +146,7 @@ class _ConsoleFormatter(_Formatter):
 
 
 class _JsonFormatter(_Formatter):
-    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]  # needs Python 3.12
+    def format(self, record: logging.LogRecord) -> str:
         fields = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -89,6 +89,7 @@ class Detector:
     engine: Engine
     max_image_pixels: int
     decoders: trio.CapacityLimiter
+    _told: set[str] = attrs.Factory(set)
 
     async def detect(self, image: bytes, order: DetectionOrder) -> Detection:
         """Find things in an encoded image.
@@ -106,6 +107,7 @@ class Detector:
             )
             decode_s = time.perf_counter() - started
             seen = await admission.detect(pixels)
+        self._tell_of_no_outbox(order)
         # a logic may return the same object twice, so the order's words go into a copy
         metadata = attrs.evolve(
             seen.metadata,
@@ -116,3 +118,10 @@ class Detector:
         return Detection(
             metadata=metadata, decode_s=decode_s, queue_s=seen.queue_s, infer_s=seen.infer_s, post_s=seen.post_s
         )
+
+    def _tell_of_no_outbox(self, order: DetectionOrder) -> None:
+        if order.autoupload != "disabled" and order.autoupload not in self._told:
+            self._told.add(order.autoupload)
+            logger.warning(
+                "autoupload=%s: there is no outbox yet, so no image is kept for the Learning Loop", order.autoupload
+            )

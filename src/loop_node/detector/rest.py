@@ -7,7 +7,6 @@ from attrs import define
 from quart import Response, request
 
 from loop_node.schemas.detections import ImageMetadata
-
 from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
 from loop_node.schemas.wire import model_json, unstructure_flat
 from loop_node.serving.app import json_answer, text_answer
@@ -46,7 +45,7 @@ class DetectorState:
 
     operation_mode: OperationMode = OperationMode.STARTUP
     version_control: VersionControl = VersionControl.FOLLOW_LOOP
-    state: str | None = None
+    model_error: str | None = None
 
 
 def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
@@ -64,11 +63,12 @@ def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoin
         return json_answer(
             {
                 "operation_mode": state.operation_mode,
-                "state": state.state,
+                "state": None,
                 "model_info": model and model_json(model.information),
                 "target_model": None,
                 "version_control": state.version_control,
                 "device": model and model.device,
+                "errors": {"model": state.model_error} if state.model_error else {},
             }
         )
 

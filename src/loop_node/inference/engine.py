@@ -128,7 +128,7 @@ class Engine:
     @property
     def model(self) -> ServingModel | None:
         """The installed model."""
-        return self._place and self._place.model
+        return None if self._place is None else self._place.model
 
     @contextmanager
     def admit(self) -> Iterator[Admission]:
@@ -157,7 +157,8 @@ class Engine:
 
         Cancelled, the new model serves and the old one is left to the garbage collector.
         """
-        old, self._place = self._place, model and _Place(model, trio.CapacityLimiter(model.max_in_flight))
+        old = self._place
+        self._place = None if model is None else _Place(model, trio.CapacityLimiter(model.max_in_flight))
         if old is not None:
             await old.emptied()
             await trio.to_thread.run_sync(old.model.close)

@@ -13,7 +13,7 @@ from loop_node.inference.archives import unpack
 from loop_node.schemas.models import ModelInformation
 from loop_node.schemas.wire import read_model_information
 
-__all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model"]
+__all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model", "read_model_folder"]
 
 BUNDLED = "coco"
 MODEL_SUFFIXES = (".xml", ".onnx", ".tflite")
@@ -63,6 +63,28 @@ def locate_model(source: str, unpack_into: Path) -> LocatedModel:
     if path.suffix.lower() not in MODEL_SUFFIXES:
         raise ModelError(f"{source!r} is no model; accepted are {_ACCEPTED}")
     return _located(path, path.parent)
+
+
+def read_model_folder(source: str, unpack_into: Path) -> ModelInformation:
+    """The description of a model of any format, for a logic that reads the rest itself. Blocking.
+
+    Args:
+        source: A folder or a zip with `model.json`, at its top or in the only folder that has one.
+        unpack_into: As for `locate_model`.
+
+    Raises:
+        ModelError: There is no such folder, or no readable `model.json` in it.
+    """
+    path = Path(source)
+    root = unpack(path, unpack_into) if path.suffix.lower() == ".zip" and path.is_file() else path
+    if not root.is_dir():
+        raise ModelError(f"there is no model folder and no model zip at {source!r}")
+    found = [root / "model.json"] if (root / "model.json").is_file() else sorted(root.rglob("model.json"))
+    if len(found) != 1:
+        raise ModelError(f"{root} must hold one model.json, not {len(found)}")
+    information = _read_model_json(found[0])
+    information.model_root_path = str(found[0].parent)
+    return information
 
 
 def _in_folder(root: Path) -> LocatedModel:

@@ -1,12 +1,11 @@
 """The quart app every node starts from: endpoints in a table, one shape for errors, health, the API page."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import msgspec
 import trio
-from attrs import frozen
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -16,7 +15,8 @@ from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
 from loop_node.supervision import Health
 
 from . import openapi
-from .openapi import Endpoint, Parameter
+from .openapi import Endpoint
+from .uploads import read_body
 
 __all__ = ["create_app", "json_answer", "text_answer"]
 
@@ -57,7 +57,9 @@ def create_app(
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=_BODY_TIMEOUT_S, PROVIDE_AUTOMATIC_OPTIONS=False)
     table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
     for endpoint in [*table, *openapi.pages(title, table)]:
-        app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method])
+        app.add_url_rule(
+            endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method]
+        )
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LoopNodeError, _our_error)
     app.after_request(_echo_request_id)
@@ -99,7 +101,7 @@ def _health_endpoints(health: Health, not_ready: Callable[[], Sequence[str]]) ->
 
     async def ready() -> Response:
         await trio.lowlevel.checkpoint()
-        failing = [*health.failing(), *not_ready()]
+        failing = [*(f"{name}: {why}" for name, why in health.failing().items()), *not_ready()]
         return json_answer({"status": "not ready" if failing else "ready", "failing": failing}, 503 if failing else 200)
 
     said = "Is the process alive? Needs no login and no Learning Loop."
@@ -117,10 +119,10 @@ def _health_endpoints(health: Health, not_ready: Callable[[], Sequence[str]]) ->
 
 def _log_endpoints() -> list[Endpoint]:
     async def put_debug_logging() -> Response:
-        wanted = (await request.get_data()).decode("utf-8", "replace").strip()
+        wanted = (await read_body(request)).decode("utf-8", "replace").strip()
         if wanted not in ("on", "off"):
             return json_answer({"detail": "Invalid state"}, 400)
-        logs.set_debug(on=wanted == "on")
+        logs.set_debug(wanted == "on")
         return json_answer(wanted)
 
     return [

@@ -96,15 +96,24 @@ async def serve_http(
         ready()
         await stop.wait()
         server.draining = True
-        connections.cancel_scope.deadline = trio.current_time() + limits.drain_s
+        last_moment = trio.current_time() + limits.drain_s
         for listener in listeners:
             listener.socket.close()
         with trio.move_on_after(limits.idle_grace_s):
             await server.all_closed()
         await server.context.terminated.set()
-        with trio.move_on_after(limits.drain_s - limits.idle_grace_s):
+        with trio.move_on_at(last_moment):
             await server.all_closed()
         server.abort_all()
+        connections.cancel_scope.cancel()
+
+
+class _TcpServer(TCPServer):
+    """hypercorn's, but for a peer that has gone: it keeps such a connection until its idle timeout, we end it."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 class _Server:
@@ -140,7 +149,7 @@ class _Server:
     async def _serve(self, connection: Connection) -> None:
         self._open.add(connection)
         try:
-            await TCPServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
+            await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
         except Exception:  # a door to foreign code: one connection's failure is nobody else's
             logger.exception("A connection failed")
         finally:
@@ -167,7 +176,8 @@ class _Server:
             message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
         # quart-trio cancels the request as soon as hypercorn reports the client gone, and for `Connection: close` and
         # HTTP/1.0 that happens inside the last send: unshielded, the connection would never be closed.
-        with trio.CancelScope(shield=True):
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        with trio.CancelScope(shield=is_last):
             await send(message)
 
 

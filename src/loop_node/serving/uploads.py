@@ -1,5 +1,7 @@
 """The images in a request: as multipart files, or as the raw body."""
 
+from typing import cast
+
 from attrs import frozen
 from quart import Request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -7,7 +9,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from loop_node.errors import InputError, TooLarge
 
-__all__ = ["Upload", "read_image", "split_multipart"]
+__all__ = ["Upload", "read_body", "read_image", "split_multipart"]
 
 _MAX_PARTS = 1000
 
@@ -28,7 +30,7 @@ async def read_image(request: Request, *, field: str) -> bytes:
         InputError: No image or more than one; the text says what is accepted.
         TooLarge: More parts than a form may have.
     """
-    body = await request.get_data(cache=False)
+    body = await read_body(request)
     if request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         return body
     if request.mimetype != "multipart/form-data":
@@ -44,6 +46,16 @@ async def read_image(request: Request, *, field: str) -> bytes:
         raise InputError(f"field '{field}': {len(images)} images came, send exactly one per request")
     others = ", ".join(sorted({repr(part.name) for part in parts})) or "none"
     raise InputError(f"field '{field}' is missing: it must hold the image (fields that came: {others})")
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        werkzeug.exceptions.RequestEntityTooLarge: More than MAX_CONTENT_LENGTH.
+        werkzeug.exceptions.RequestTimeout: It did not come within BODY_TIMEOUT.
+    """
+    return cast(bytes, await request.get_data(cache=False))
 
 
 def split_multipart(body: bytes, boundary: str) -> list[Upload]:

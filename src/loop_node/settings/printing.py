@@ -67,7 +67,8 @@ def _spelled(value: Any) -> str:
         case tuple():
             return ",".join(value)
         case _:
-            return str(value).encode(errors="backslashreplace").decode()  # a folder's name may be no UTF-8
+            text = str(value)
+            return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _columns(variable: Variable) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from typing import Any, Final
 from attrs import Factory, define, frozen
 
 from loop_node.errors import SettingsError
-from loop_node.settings.kinds import PATH
 from loop_node.settings.variables import LOOP_REQUIRED, VARIABLES, WITHOUT_EFFECT, Settings, Variable
 
 __all__ = ["read_process_settings", "read_settings"]
@@ -24,7 +23,7 @@ _PAIRED_ALIASES: Final = ("USERNAME", "PASSWORD")
 _SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 
 
-@frozen
+@frozen(repr=False)  # it may hold a secret
 class _Found:
     """A variable's text, under which name it was set, and what the table calls its source."""
 
@@ -33,7 +32,7 @@ class _Found:
     source: str
 
 
-@define
+@define(repr=False)  # it holds the secrets
 class _Reading:
     """One pass over an environment; problems and warnings gather here, the values in `values`."""
 
@@ -161,7 +160,7 @@ def _find_in_files(reading: _Reading, variable: Variable) -> _Found | None:
 
 def _found_in(reading: _Reading, variable: Variable, pointer: str, path: Path) -> _Found | None:
     try:
-        text = _first_line(path)
+        text = _secret_text(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, bytes that are not UTF-8, too long
         reason = error.strerror if isinstance(error, OSError) else "not one line of UTF-8 text"
         # whoever put the secret itself where its path belongs must not find it in a log
@@ -173,7 +172,7 @@ def _found_in(reading: _Reading, variable: Variable, pointer: str, path: Path) -
     return _Found(text, f"{variable.name} (from {pointer})", f"file {pointer}") if text.strip() else None
 
 
-def _first_line(path: Path) -> str:
+def _secret_text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(_SECRET_FILE_MAX_BYTES + 1)
     if len(content) > _SECRET_FILE_MAX_BYTES:
@@ -193,14 +192,16 @@ def _default_data_folder(reading: _Reading, container_folder: Path) -> None:
     first = reading.environ.get("STATE_DIRECTORY", "").split(":")[0].strip()
     try:
         if first:
-            reading.values["data_folder"] = PATH.parse(first)
+            reading.values["data_folder"] = _absolute(first)
             reading.sources["data_folder"] = "env STATE_DIRECTORY"
         elif container_folder.is_dir() and os.access(container_folder, os.W_OK | os.X_OK):
             reading.values["data_folder"] = container_folder
         else:
             reading.values["data_folder"] = _user_state_folder(reading) / "loop-node"
     except (OSError, ValueError, RuntimeError):
-        reading.problems.append("DATA_FOLDER is not set and no other folder is known: expected a path")
+        reading.problems.append(
+            "DATA_FOLDER is not set, and neither STATE_DIRECTORY nor HOME is an absolute path: expected a path"
+        )
 
 
 def _user_state_folder(reading: _Reading) -> Path:
@@ -209,10 +210,15 @@ def _user_state_folder(reading: _Reading) -> Path:
         folder = Path(reading.given(name) or ".")
         if folder.is_absolute():
             return folder
-    home = Path(reading.given("HOME") or Path.home())
-    if not home.is_absolute():
+    return _absolute(reading.given("HOME") or str(Path.home())) / ".local" / "state"
+
+
+def _absolute(text: str) -> Path:
+    """A folder that nobody named for us: a relative one would be the working directory."""
+    path = Path(text)
+    if not path.is_absolute():
         raise ValueError
-    return home / ".local" / "state"
+    return path
 
 
 def _check_thresholds(reading: _Reading) -> None:
@@ -248,7 +254,10 @@ def _check_loop(reading: _Reading) -> None:
     missing = [VARIABLES[field].name for field in ("loop_organization", "loop_project") if values[field] is None]
     if missing and verb not in LOOP_REQUIRED:
         names = " and ".join(missing)
-        reading.warnings.append(f"{names} not set: this node serves, but neither follows a model nor uploads images")
+        reading.warnings.append(
+            f"{names} not set, only the Learning Loop's address ({reading.sources['loop_host']}): "
+            "this node serves, but neither follows a model nor uploads images"
+        )
 
 
 def _check_without_effect(reading: _Reading) -> None:

@@ -327,6 +327,12 @@ class Settings:
     )
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """The secret values that are set, for the log to mask."""
+        values = (getattr(self, field) for field, variable in VARIABLES.items() if variable.secret)
+        return tuple(value for value in values if value is not None)
+
+    @property
     def serves_project(self) -> bool:
         """Whether there is a Loop, an organization and a project: what a detector needs to follow and to upload."""
         return None not in (self.loop_host, self.loop_organization, self.loop_project)

@@ -1,0 +1,140 @@
+"""The verbs of `loop-node`, their exit codes, and what is said on the way out.
+
+Exit codes: 0 clean, 1 crash, 2 usage, 75 start me again, 78 configuration, 130 interrupted before it was up.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import resources
+from importlib.metadata import version
+from typing import Final
+
+import attrs
+import trio
+
+from loop_node import logs
+from loop_node.errors import LoopNodeError, SettingsError
+from loop_node.settings import VERBS, Settings, read_process_settings, settings_text
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+CRASH: Final = 1
+CONFIGURATION: Final = 78
+INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: The command line after the program's name; None takes it from the process.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (LoopNodeError, BaseExceptionGroup) as error:
+        return _farewell(options.verb, error)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loop-node", description="Finds things in images and learns from the ones it was unsure of."
+    )
+    parser.add_argument("--version", action="version", version=f"loop-node {version('loop-node')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    detector = verbs.add_parser("detector", help="serve a model to robots and machines")
+    detector.set_defaults(run=_detector)
+    _add_model(detector)
+    detector.add_argument("--logic", metavar="FILE.py:NAME", help="a detector logic factory of your own")
+    demo = verbs.add_parser("demo", help="a detector with the bundled COCO model, to try things out")
+    demo.set_defaults(run=_demo)
+    _add_model(demo)
+    settings = verbs.add_parser("settings", help="print the settings in force")
+    settings.set_defaults(run=_settings)
+    settings.add_argument(
+        "for_verb", nargs="?", choices=VERBS, default="detector", metavar="FOR", help=", ".join(VERBS)
+    )
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="a model folder, model zip, .xml, .onnx, .tflite, or coco; beats MODEL")
+
+
+def _detector(options: argparse.Namespace) -> None:
+    from loop_node.detector.logic import load_factory  # heavy; other verbs start without it
+    from loop_node.detector.node import run_detector  # the same
+
+    settings = _start(options)
+    factory = load_factory(options.logic) if options.logic else None
+    trio.run(partial(run_detector, settings, factory=factory))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from loop_node.detector.node import run_detector  # heavy; other verbs start without it
+
+    trio.run(partial(run_detector, _start(options), announce=_invite))
+
+
+def _invite(url: str) -> None:
+    photo = resources.files("loop_node") / "bundled" / "photos" / "astronaut.jpg"
+    _say(f"A detector with the COCO model is starting at {url} (Ctrl-C ends it)")
+    _say(f"Try it:    curl -F 'file=@{photo}' {url}/detect")
+    _say(f"API page:  {url}/docs")
+
+
+def _settings(options: argparse.Namespace) -> None:
+    settings, warnings = read_process_settings(options.for_verb)
+    print(settings_text(settings))  # noqa: T201 # the answer of this verb
+    for warning in warnings:
+        _say(f"warning: {warning}")
+
+
+def _start(options: argparse.Namespace) -> Settings:
+    """Settings, and a log that follows them."""
+    settings, warnings = read_process_settings(options.verb)
+    logs.configure_logging(
+        settings.log_level, settings.log_format, sys.stderr, no_color=settings.no_color, secrets=settings.secrets
+    )
+    for warning in warnings:
+        logger.warning("%s", warning)
+    if not options.model:
+        return settings
+    return attrs.evolve(settings, model=options.model, sources={**settings.sources, "model": "option --model"})
+
+
+def _farewell(verb: str, error: BaseException) -> int:
+    """Tell the operator what is wrong; only what nobody foresaw comes with a traceback, and into the log."""
+    leaves = list(_leaves(error))
+    if not all(isinstance(leaf, LoopNodeError) for leaf in leaves):
+        logger.critical("loop-node %s crashed", verb, exc_info=error)
+        return CRASH
+    problems = [problem for leaf in leaves if isinstance(leaf, SettingsError) for problem in leaf.problems]
+    if problems:
+        _say(f"loop-node {verb} cannot start with these settings:")
+        for problem in problems:
+            _say(f"  {problem}")
+        return CONFIGURATION
+    _say(f"loop-node {verb}: {'; '.join(map(str, leaves))}")
+    return CRASH
+
+
+def _leaves(error: BaseException) -> Sequence[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for member in error.exceptions for leaf in _leaves(member)]
+    return [error]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 # to the person at the terminal

@@ -1,0 +1,75 @@
+"""Which model a detector serves, and how it is built."""
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from attrs import frozen
+
+from loop_node.inference.devices import DeviceOptions
+from loop_node.inference.engine import ServingModel
+from loop_node.inference.openvino import load_model
+from loop_node.inference.sources import LocatedModel, locate_model, read_model_folder
+from loop_node.schemas.models import ModelInformation
+from loop_node.settings import Settings
+
+from .logic import DetectorLogicFactory, build_logic
+
+__all__ = ["ModelBuild", "prepare_build"]
+
+
+@frozen
+class ModelBuild:
+    """A model that can be built: `run` blocks for as long as that takes and raises `ModelError`."""
+
+    name: str
+    run: Callable[[], ServingModel]
+
+
+def prepare_build(settings: Settings, factory: DetectorLogicFactory | None) -> ModelBuild | None:
+    """Find the model that MODEL names and say how it is built; None without a model and without a logic. Blocks.
+
+    A logic without a model gets a description that names none: it may not need one.
+
+    Raises:
+        ModelError: There is no model at that place.
+    """
+    unpack_into = settings.data_folder / "unpacked"
+    if factory is not None:
+        return _logic_build(settings, factory, unpack_into)
+    if settings.model is None:
+        return None
+    located = locate_model(settings.model, unpack_into)
+    return ModelBuild(settings.model, lambda: _warm(located, device_options(settings)))
+
+
+def device_options(settings: Settings) -> DeviceOptions:
+    """What the settings say of the device."""
+    return DeviceOptions(
+        device=settings.device,
+        performance_hint=settings.performance_hint,
+        inference_precision=settings.inference_precision,
+        cache=settings.model_cache,
+        conf_threshold=settings.conf_threshold,
+        iou_threshold=settings.iou_threshold,
+    )
+
+
+def _logic_build(settings: Settings, factory: DetectorLogicFactory, unpack_into: Path) -> ModelBuild:
+    information = _no_model(settings) if settings.model is None else read_model_folder(settings.model, unpack_into)
+    return ModelBuild(settings.model or "without a model", lambda: build_logic(factory, information))
+
+
+def _no_model(settings: Settings) -> ModelInformation:
+    return ModelInformation(
+        id=str(uuid5(NAMESPACE_URL, "loop-node:no-model")),
+        organization=settings.loop_organization or "",
+        project=settings.loop_project or "",
+        version="0.0",
+    )
+
+
+def _warm(located: LocatedModel, options: DeviceOptions) -> ServingModel:
+    model = load_model(located, options)
+    model.warm_up()
+    return model

@@ -1,0 +1,133 @@
+"""Who is connected to whom in a detector node.
+
+Resources outside, supervised tasks inside::
+
+    nursery "node"
+    |- watch_signals        first signal: stop; second: the end at once
+    `- listeners, engine
+       `- supervise
+          |- http_server    VITAL       ends when stopped and drained, and all others with it
+          `- model_loader   DEGRADABLE  builds the model that was asked for and installs it
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import trio
+
+from loop_node.errors import ModelError, SettingsError
+from loop_node.inference.engine import Engine, open_engine
+from loop_node.schemas.status import OperationMode, VersionControl
+from loop_node.serving.app import create_app
+from loop_node.serving.http_server import HttpLimits, open_listeners, serve_http
+from loop_node.settings import Settings
+from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
+
+from .detection import Detector
+from .logic import DetectorLogicFactory
+from .models import ModelBuild, prepare_build
+from .rest import DetectorState, detector_endpoints
+
+__all__ = ["run_detector"]
+
+logger = logging.getLogger(__name__)
+
+ChangeTasks = Callable[[Sequence[Task]], Sequence[Task]]
+
+
+async def run_detector(
+    settings: Settings,
+    *,
+    factory: DetectorLogicFactory | None = None,
+    announce: Callable[[str], None] = lambda url: logger.info("listening on %s", url),
+    change_tasks: ChangeTasks = lambda tasks: tasks,
+) -> None:
+    """Run a detector until SIGTERM or SIGINT tells it to stop.
+
+    Args:
+        settings: The operator's settings.
+        factory: A logic to use instead of OpenVINO.
+        announce: Called once with the node's address, when its doors are open.
+        change_tasks: A seam for tests that make a task fail.
+
+    Raises:
+        SettingsError: The address is taken, or the model that was asked for is not there.
+        TaskGivenUp: A vital task failed for good.
+    """
+    build = await _prepare_build(settings, factory)
+    stop = trio.Event()
+    async with (
+        open_listeners(settings.node_host, settings.node_port) as listeners,
+        open_engine(max_queue=settings.max_queue) as engine,
+        trio.open_nursery() as node,
+    ):
+        await node.start(watch_signals, stop, node.cancel_scope)
+        announce(_url(listeners))
+        await _run_tasks(settings, engine, listeners, build, stop, change_tasks)
+        node.cancel_scope.cancel()
+
+
+async def _run_tasks(
+    settings: Settings,
+    engine: Engine,
+    listeners: list[trio.SocketListener],
+    build: ModelBuild | None,
+    stop: trio.Event,
+    change_tasks: ChangeTasks,
+) -> None:
+    health = Health()
+    state = DetectorState(version_control=VersionControl(settings.version_control_default))
+    detector = Detector(engine, settings.max_image_pixels, trio.CapacityLimiter(os.cpu_count() or 1))
+    app = create_app(
+        settings.node_name,
+        detector_endpoints(detector, state),
+        health=health,
+        not_ready=lambda: [] if engine.model else [engine.why_no_model],
+        max_body_bytes=settings.max_body_bytes,
+    )
+    limits = HttpLimits(connections=settings.max_connections, body_bytes=settings.max_body_bytes)
+    tasks = trio.CancelScope()
+
+    async def http_server(handle: TaskHandle) -> None:
+        await serve_http(app, listeners, stop=stop, limits=limits, ready=handle.ready)
+        tasks.cancel()
+
+    async def model_loader(handle: TaskHandle) -> None:
+        state.operation_mode = OperationMode.IDLE
+        if build is not None:
+            await _install_model(build, engine, state)
+        handle.ready()
+
+    wanted = change_tasks(
+        [
+            Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL),
+            Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE),
+        ]
+    )
+    with tasks:
+        await supervise(wanted, health=health)
+
+
+async def _prepare_build(settings: Settings, factory: DetectorLogicFactory | None) -> ModelBuild | None:
+    try:
+        return await trio.to_thread.run_sync(prepare_build, settings, factory)
+    except ModelError as error:
+        raise SettingsError([f"MODEL={settings.model}: {error}"]) from error
+
+
+async def _install_model(build: ModelBuild, engine: Engine, state: DetectorState) -> None:
+    """Build the model off the event loop and let it serve; a failure is said to whoever asks, and in the log."""
+    logger.info("building model %s", build.name)
+    try:
+        model = await trio.to_thread.run_sync(build.run, abandon_on_cancel=True)
+    except ModelError as error:
+        engine.why_no_model = state.model_error = f"model {build.name}: {error}"
+        raise
+    await engine.install(model)
+    logger.info("model %s serves on %s", model.information.version, model.device)
+
+
+def _url(listeners: list[trio.SocketListener]) -> str:
+    host, port = listeners[0].socket.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
