@@ -120,7 +120,7 @@ def suppress(
     return order[stays]
 
 
-def mask_logits(found: Found, index: int) -> NDArray[np.float64]:
+def mask_logits(found: Found, index: int) -> Floats:
     """The mask of one finding over the whole input, shape (h, w) of the prototypes: > 0 is inside.
 
     Raises:
@@ -130,7 +130,8 @@ def mask_logits(found: Found, index: int) -> NDArray[np.float64]:
         raise ValueError("only segmentation has masks")
     factors = found.masks[index].astype(found.prototypes.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.tensordot(factors, found.prototypes, axes=1).astype(np.float64)
+        logits: Floats = np.tensordot(factors, found.prototypes, axes=1)
+    return logits
 
 
 def _overlaps(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

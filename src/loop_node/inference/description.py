@@ -2,7 +2,7 @@
 
 For each property the first that says something wins: the operator (thresholds only), `model.json`, the IR's rt_info
 `model_info` (the convention of Intel's Model API), the ONNX metadata that Ultralytics writes, the habits of the layout
-(`HABITS`). Categories that are named by rt_info or ONNX metadata, or only numbered, get an id that depends on the name
+(`_HABITS`). Categories that are named by rt_info or ONNX metadata, or only numbered, get an id that depends on the name
 alone (a UUID of version 5), so that it survives restarts and new versions.
 """
 
@@ -36,8 +36,9 @@ DEFAULT_CONF_THRESHOLD = 0.2
 DEFAULT_IOU_THRESHOLD = 0.45
 
 _NAMESPACE = UUID("6d1ae6a7-1b4e-5d0a-9a34-0b2f1b6f2c55")
-_MAX_CATEGORIES = 100_000
-_KEPT_OUT = {"pose", "obb"}
+_LAYOUT_OF_TASK = {"segment": Layout.YOLOV8_SEG, "classify": Layout.CLASSIFICATION}
+_UNSUPPORTED_TASKS = ("pose", "obb")
+_MARKINGS = {Layout.CLASSIFICATION: CategoryType.CLASSIFICATION, Layout.YOLOV8_SEG: CategoryType.SEGMENTATION}
 
 _T = TypeVar("_T")
 
@@ -64,6 +65,8 @@ _HABITS = {
     Layout.SSD: _Habits(resize_type=ResizeType.STANDARD, pad_value=0, scale=1.0),
     Layout.CLASSIFICATION: _Habits(resize_type=ResizeType.STANDARD, pad_value=0),
 }
+
+_ULTRALYTICS_HABITS = {Layout.CLASSIFICATION: _Habits(resize_type=ResizeType.CROP)}
 
 
 @frozen(kw_only=True)
@@ -162,20 +165,20 @@ def describe(
     Raises:
         ModelError: A property is of no use, the outputs fit no layout, or the categories do not fit the outputs.
     """
-    named = _categories(declarations)
+    given = tuple(declarations.information.categories) if declarations.information is not None else ()
+    names = () if given else _names(declarations)
     output = recognise(
         output_shapes,
         input_size=input_size,
         declared=_declared_layout(declarations),
-        categories=len(named) or None,
+        categories=len(given or names) or None,
     )
-    habits = _Habits() if declarations.by_ultralytics else _HABITS.get(output.layout, _Habits())
-    if declarations.by_ultralytics and output.layout is Layout.CLASSIFICATION:
-        habits = _Habits(resize_type=ResizeType.CROP)
+    names = names or tuple(str(number) for number in range(output.categories or 0))
+    habits = (_ULTRALYTICS_HABITS if declarations.by_ultralytics else _HABITS).get(output.layout, _Habits())
     return ModelDescription(
         output=output,
         input_size=input_size,
-        categories=named or tuple(numbered_category(n, output.layout) for n in range(output.categories or 0)),
+        categories=given or tuple(_made_up_category(name, output.layout) for name in names),
         conf_threshold=_threshold(declarations, "conf_threshold", "confidence_threshold", DEFAULT_CONF_THRESHOLD),
         iou_threshold=_threshold(declarations, "iou_threshold", "iou_threshold", DEFAULT_IOU_THRESHOLD),
         resize_type=_said(declarations, "resize_type", "resize_type", _resize_type) or habits.resize_type,
@@ -191,38 +194,31 @@ def describe(
 
 def numbered_category(number: int, layout: Layout) -> Category:
     """The category of an output that nobody named."""
-    return _made_up_category(str(number), _marking(layout))
+    return _made_up_category(str(number), layout)
 
 
-def _marking(layout: Layout | None) -> CategoryType:
-    if layout is Layout.CLASSIFICATION:
-        return CategoryType.CLASSIFICATION
-    return CategoryType.SEGMENTATION if layout is Layout.YOLOV8_SEG else CategoryType.BOX
-
-
-def _made_up_category(name: str, marking: CategoryType | None) -> Category:
+def _made_up_category(name: str, layout: Layout) -> Category:
+    marking = _MARKINGS.get(layout, CategoryType.BOX)
     return Category(id=str(uuid5(_NAMESPACE, name)), name=name, type=marking)
 
 
 def _declared_layout(declarations: Declarations) -> Layout | None:
-    declared = _said(declarations, "model_type", "model_type", lambda _, name: (read_layout(str(name)),))
-    if declared is not None:
-        return declared[0]
-    task = declarations.onnx_metadata.get("task", "detect") if declarations.by_ultralytics else ""
-    if task in _KEPT_OUT:
+    name = declarations.model_json("model_type") or declarations.model_info.get("model_type")
+    layout = read_layout(str(name)) if name else None
+    if layout is not None or not declarations.by_ultralytics:
+        return layout
+    task = declarations.onnx_metadata.get("task", "detect")
+    if task in _UNSUPPORTED_TASKS:
         raise ModelError(f"a model for the task {task!r} is not supported; supported are detect, segment, classify")
-    return {"segment": Layout.YOLOV8_SEG, "classify": Layout.CLASSIFICATION}.get(task)
+    return _LAYOUT_OF_TASK.get(task)
 
 
-def _categories(declarations: Declarations) -> tuple[Category, ...]:
-    if declarations.information is not None and declarations.information.categories:
-        return tuple(declarations.information.categories)
-    names: Sequence[str] = ()
+def _names(declarations: Declarations) -> tuple[str, ...]:
     if declarations.model_info.get("labels"):
-        names = [name.replace("_", " ") for name in _words(declarations.model_info["labels"])]
-    elif "names" in declarations.onnx_metadata:
-        names = _numbered_names(_literal("names", declarations.onnx_metadata["names"]))
-    return tuple(_made_up_category(name, None) for name in names)
+        return tuple(label.replace("_", " ") for label in _words(declarations.model_info["labels"]))
+    if "names" in declarations.onnx_metadata:
+        return tuple(_numbered_names(_literal("names", declarations.onnx_metadata["names"])))
+    return ()
 
 
 def _numbered_names(names: Any) -> list[str]:

@@ -138,13 +138,11 @@ def _undeclared(shapes: Sequence[OutputShape], input_size: tuple[int, int]) -> l
 
 def _decide(found: list[OutputLayout], shapes: Sequence[OutputShape], input_size: tuple[int, int]) -> OutputLayout:
     """Choose by the number of rows, which a head shares with its grid; never guess."""
-    if len(found) > 1:
-        on_grid = [fit for fit in found if _on_grid(fit, shapes[0], input_size)]
-        found = on_grid if len(on_grid) == 1 else found
-    if len(found) > 1 or found[0].layout is Layout.YOLOX:
+    fitting = found if len(found) == 1 else [fit for fit in found if _on_grid(fit, shapes[0], input_size)]
+    if len(fitting) != 1 or fitting[0].layout is Layout.YOLOX:
         names = " or ".join(fit.layout for fit in found)
         raise ModelError(f"the output {_spell(shapes)} could be {names}; {_CURE}")
-    return found[0]
+    return fitting[0]
 
 
 def _segmentation(shapes: Sequence[OutputShape]) -> list[OutputLayout]:

@@ -30,7 +30,7 @@ from loop_node.schemas.models import ModelInformation
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["OpenVinoModel", "load_model"]
+__all__ = ["OpenVinoModel", "import_openvino", "load_model"]
 
 _ELEMENT_TYPES = ("f32", "f16", "u8")
 
@@ -41,7 +41,7 @@ def load_model(located: LocatedModel, options: DeviceOptions) -> "OpenVinoModel"
     Raises:
         ModelError: OpenVINO cannot read or compile it, it is of no kind we know, or it does not fit its description.
     """
-    ov = _openvino()
+    ov = import_openvino()
     core = ov.Core()
     try:
         graph = core.read_model(located.file)
@@ -197,11 +197,11 @@ def _slot(compiled: "openvino.CompiledModel", input_size: tuple[int, int]) -> _S
     width, height = input_size
     canvas = np.zeros((1, height, width, 3), np.uint8)
     request = compiled.create_infer_request()
-    request.set_input_tensor(_openvino().Tensor(canvas, shared_memory=True))
+    request.set_input_tensor(import_openvino().Tensor(canvas, shared_memory=True))
     return _Slot(request, canvas[0])
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
     """Import openvino; its reports to its makers go nowhere, because the package that sends them cannot be found."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is how Python hides a module
     import openvino
@@ -280,7 +280,7 @@ def _spell(shape: OutputShape) -> str:
 
 def _with_preprocessing(graph: "openvino.Model", layout: str, description: ModelDescription) -> "openvino.Model":
     """Let the graph itself take RGB bytes, shape (1, H, W, 3), and answer in float32."""
-    ov = _openvino()
+    ov = import_openvino()
     processor = ov.preprocess.PrePostProcessor(graph)
     image = processor.input()
     image.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))

@@ -14,7 +14,7 @@ __all__ = ["MAX_POINTS", "enlarge", "outline", "simplify"]
 MAX_POINTS = 128
 """Corners of a polygon at most; the tolerance is doubled until they suffice."""
 
-_MAX_EDGES = 20_000  # a mask with more pixel edges is noise, and would cost milliseconds to walk
+_MAX_EDGES = 8_000  # a mask with more pixel edges is noise, and would cost milliseconds to walk
 
 _STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # east, south, west, north
 
@@ -31,9 +31,8 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     starts, directions = _edges(mask)
     if not 0 < len(starts) <= _MAX_EDGES:
         return None
-    following = _chain(starts, directions, mask.shape[1] + 1)
-    loops = [starts[loop] for loop in _loops(following)]
-    return _without_straights(max(loops, key=_area))
+    loops = _loops(_chain(starts, directions, mask.shape[1] + 1))
+    return _without_straights(starts[loops[_largest(loops, starts, directions)]])
 
 
 def simplify(polygon: NDArray[Any], tolerance: float, most: int = MAX_POINTS) -> NDArray[Any]:
@@ -47,29 +46,34 @@ def simplify(polygon: NDArray[Any], tolerance: float, most: int = MAX_POINTS) ->
         tolerance = max(tolerance, 0.5) * 2
 
 
-def enlarge(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+def enlarge(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.floating[Any]]:
     """Resample (h, w) bilinearly, half-pixel centred, to `size` (width, height)."""
-    enlarged: NDArray[np.float64] = _weights(values.shape[0], size[1]) @ values @ _weights(values.shape[1], size[0]).T
+    before, after, weights = _neighbours(values.shape[0], size[1], values.dtype)
+    tall = values[before] + (values[after] - values[before]) * weights[:, None]
+    before, after, weights = _neighbours(values.shape[1], size[0], values.dtype)
+    left = np.take(tall, before, axis=1)
+    enlarged: NDArray[np.floating[Any]] = left + (np.take(tall, after, axis=1) - left) * weights
     return enlarged
 
 
-def _weights(sources: int, targets: int) -> NDArray[np.float64]:
-    """Matrix (targets, sources) of linear interpolation; beyond the outermost centres their value holds."""
+def _neighbours(
+    sources: int, targets: int, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[Any]]:
+    """For each target the sources before and after it, and how near it is to the latter; held beyond the ends."""
     positions = np.clip((np.arange(targets) + 0.5) * sources / targets - 0.5, 0, sources - 1)
-    weights: NDArray[np.float64] = np.maximum(1 - np.abs(positions[:, None] - np.arange(sources)[None, :]), 0)
-    return weights
+    before = positions.astype(np.intp)
+    return before, np.minimum(before + 1, sources - 1), (positions - before).astype(dtype)
 
 
 def _edges(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pixel edges between inside and outside, directed with the inside to the right: start (n, 2) and direction."""
     padded = np.pad(mask, 1)
-    inside = padded[1:-1, 1:-1]
-    outside = ~padded
+    inside, outside = padded[1:-1, 1:-1], ~padded
     neighbours = (outside[:-2, 1:-1], outside[1:-1, 2:], outside[2:, 1:-1], outside[1:-1, :-2])
     offsets = ((0, 0), (1, 0), (1, 1), (0, 1))  # where the edge of each side starts, seen from the pixel
     starts, directions = [], []
     for direction, (neighbour, offset) in enumerate(zip(neighbours, offsets, strict=True)):
-        rows, columns = np.nonzero(inside & neighbour)
+        rows, columns = np.divmod(np.flatnonzero(inside & neighbour), mask.shape[1])
         starts.append(np.stack([columns + offset[0], rows + offset[1]], axis=1))
         directions.append(np.full(len(rows), direction))
     return np.concatenate(starts), np.concatenate(directions)
@@ -103,10 +107,12 @@ def _loops(following: NDArray[np.int64]) -> list[list[int]]:
     return loops
 
 
-def _area(polygon: NDArray[np.int64]) -> float:
-    """Shoelace formula; positive for outer contours, negative around holes."""
-    x, y = polygon.T
-    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
+def _largest(loops: list[list[int]], starts: NDArray[np.int64], directions: NDArray[np.int64]) -> int:
+    """The loop around the largest area, by the shoelace formula: outer contours count positive, holes negative."""
+    ends = starts + _STEPS[directions]
+    shares = starts[:, 0] * ends[:, 1] - ends[:, 0] * starts[:, 1]
+    offsets = np.cumsum([0] + [len(loop) for loop in loops[:-1]])
+    return int(np.add.reduceat(shares[np.concatenate(loops)], offsets).argmax())
 
 
 def _without_straights(polygon: NDArray[np.int64]) -> NDArray[np.int64]:
