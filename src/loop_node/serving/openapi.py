@@ -168,15 +168,16 @@ def _image_body(field: str) -> dict[str, Any]:
 
 
 def _as_3_0(schema: Any) -> Any:
-    """A JSON schema as OpenAPI 3.0 wants it: null is a property instead of a type, an empty `required` is none."""
+    """A JSON schema as OpenAPI 3.0 wants it: null is a property beside a type, and a list of `required` has members."""
     if isinstance(schema, list):
         return [_as_3_0(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    rest = {key: _as_3_0(value) for key, value in schema.items() if key != "anyOf" and (key, value) != ("required", [])}
+    kept = {key: _as_3_0(value) for key, value in schema.items() if key != "anyOf" and (key, value) != ("required", [])}
     choices = schema.get("anyOf", [])
     others = [_as_3_0(one) for one in choices if one != {"type": "null"}]
-    if not others:
-        return rest
-    one_of_them = {"allOf": others} if len(others) == 1 else {"anyOf": others}
-    return rest | one_of_them | ({"nullable": True} if len(others) < len(choices) else {})
+    if len(others) == len(choices):
+        return kept | ({"anyOf": others} if others else {})
+    if len(others) > 1:
+        return kept | {"nullable": True, "anyOf": others}
+    return kept | {"nullable": True} | ({"allOf": others} if "$ref" in others[0] else others[0])
