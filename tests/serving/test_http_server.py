@@ -72,7 +72,7 @@ async def test_who_wants_one_answer_sees_the_end_right_after_it(serve: Any, requ
 
 async def test_through_the_quart_app_too(serve: Any) -> None:
     """The same through quart-trio, which cancels the request inside the last send."""
-    from quart_trio import QuartTrio  # noqa: PLC0415 # only here
+    from quart_trio import QuartTrio  # only here
 
     app = QuartTrio(__name__)
 
@@ -199,16 +199,15 @@ async def test_a_failing_connection_is_logged_and_breaks_nobody_else(
 
 async def test_no_more_connections_than_allowed(serve: Any) -> None:
     """The next client waits in the kernel's queue until a place is free."""
-    async with serve(hello, connections=1) as served:
-        async with await served.connect() as first, await served.connect() as second:
-            await second.send_all(REQUEST)
-            await first.send_all(REQUEST)
-            await read_answer(first)
-            with trio.move_on_after(0.05) as waited:
-                await second.receive_some()
-            assert waited.cancelled_caught
-            await first.aclose()
-            await read_answer(second)
+    async with serve(hello, connections=1) as served, await served.connect() as first, await served.connect() as second:
+        await second.send_all(REQUEST)
+        await first.send_all(REQUEST)
+        await read_answer(first)
+        with trio.move_on_after(0.05) as waited:
+            await second.receive_some()
+        assert waited.cancelled_caught
+        await first.aclose()
+        await read_answer(second)
 
 
 async def test_an_early_answer_survives_a_body_that_is_still_coming(serve: Any) -> None:

@@ -1,6 +1,6 @@
 """Tasks that raise, hang, return and resist: each one's fate, and that its siblings never notice."""
 
-# ruff: noqa: ARG001  # pytest-trio takes its clock from an argument of the test, used or not
+# pytest-trio takes its clock from an argument of the test, used or not
 
 import json
 import logging

@@ -113,7 +113,7 @@ class Detector:
             seen.metadata,
             tags=[*order.tags, *seen.metadata.tags],
             created=order.creation_date,
-            source=order.source,
+            source=order.source or seen.metadata.source,
         )
         return Detection(
             metadata=metadata, decode_s=decode_s, queue_s=seen.queue_s, infer_s=seen.infer_s, post_s=seen.post_s

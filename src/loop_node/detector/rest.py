@@ -6,6 +6,7 @@ from typing import Any
 from attrs import define
 from quart import Response, request
 
+from loop_node.errors import ImageError
 from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
 from loop_node.schemas.wire import model_json, unstructure_flat
@@ -53,7 +54,11 @@ def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoin
     engine = detector.engine
 
     async def detect() -> Response:
-        detection = await detector.detect(await read_image(request, field="file"), _order())
+        image, order = await read_image(request, field="file"), _order()
+        try:
+            detection = await detector.detect(image, order)
+        except ImageError as error:
+            raise ImageError(f"field 'file': {error}") from error
         answer = json_answer(unstructure_flat(detection.metadata))
         answer.headers["Server-Timing"] = _server_timing(detection)
         return answer

@@ -168,14 +168,16 @@ def _image_body(field: str) -> dict[str, Any]:
 
 
 def _as_3_0(schema: Any) -> Any:
-    """A JSON schema as OpenAPI 3.0 wants it, where null is not a type but a property."""
+    """A JSON schema as OpenAPI 3.0 wants it: null is a property beside a type, and a list of `required` has members."""
     if isinstance(schema, list):
         return [_as_3_0(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    kept = {key: _as_3_0(value) for key, value in schema.items() if key != "anyOf" and (key, value) != ("required", [])}
     choices = schema.get("anyOf", [])
-    if {"type": "null"} in choices:
-        others = [_as_3_0(one) for one in choices if one != {"type": "null"}]
-        rest = {key: _as_3_0(value) for key, value in schema.items() if key != "anyOf"}
-        return rest | {"nullable": True} | ({"allOf": others} if len(others) == 1 else {"anyOf": others})
-    return {key: _as_3_0(value) for key, value in schema.items()}
+    others = [_as_3_0(one) for one in choices if one != {"type": "null"}]
+    if len(others) == len(choices):
+        return kept | ({"anyOf": others} if others else {})
+    if len(others) > 1:
+        return kept | {"nullable": True, "anyOf": others}
+    return kept | {"nullable": True} | ({"allOf": others} if "$ref" in others[0] else others[0])

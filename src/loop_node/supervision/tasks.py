@@ -1,212 +1,28 @@
-"""When a task starts, dies and comes back.
-
-`supervise` runs the named tasks of a node side by side in one nursery. A crash stays inside its task: it is logged, kept
-in the health record and answered by a restart after a growing, jittered delay. A task that crashes more often than its
-`CrashBudget` allows is given up: a VITAL one ends the node with `TaskGivenUp`, a DEGRADABLE one is parked.
-
-What it cannot do: a task that blocks the event loop blocks the supervisor too, and a task that shields itself from
-cancellation (or sits in a thread that cannot be abandoned) is replaced only when it lets go. `Health.failing` names the
-second kind while it lasts; a watchdog outside the process is needed for the first.
-"""
+"""Tasks under supervision: what they tell their supervisor, and what it does about them."""
 
 import logging
 import math
 import random
 import re
-import signal
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import trio
-from attrs import Factory, define, field, frozen
-from attrs.validators import ge, gt, le, lt, optional
+from attrs import field, frozen
+from attrs.validators import gt, optional
 
 from loop_node.errors import LoopNodeError, TaskGivenUp
 
-__all__ = [
-    "Backoff",
-    "CrashBudget",
-    "Criticality",
-    "Health",
-    "Restart",
-    "Task",
-    "TaskHandle",
-    "TaskHealth",
-    "TaskState",
-    "supervise",
-    "watch_signals",
-]
+from .health import Health, TaskState
+from .policy import Backoff, CrashBudget, Criticality, Restart
+
+__all__ = ["Task", "TaskHandle", "supervise"]
 
 log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARS = 300
-
-
-class Restart(Enum):
-    """What follows when a task ends by itself; cancellation is never answered by a restart."""
-
-    ALWAYS = "always"  # it should run for ever: returning counts as a crash
-    ON_ERROR = "on error"
-    NEVER = "never"  # an error gives it up at once
-
-
-class Criticality(Enum):
-    """What it means for the node that a task was given up."""
-
-    VITAL = "vital"  # the node ends with TaskGivenUp
-    DEGRADABLE = "degradable"  # it is parked, health says so, its siblings go on
-
-
-class TaskState(Enum):
-    """Where a task stands."""
-
-    STARTING = "starting"  # not ready yet, or between a crash and the restart
-    RUNNING = "running"
-    WAITING = "waiting"  # up, but waiting for something outside of the node
-    PARKED = "parked"  # given up until the node starts anew
-    ENDED = "ended"  # its work is done
-
-
-@frozen(kw_only=True)
-class Backoff:
-    """How long to wait before each restart: exponential with a cap, jittered downwards.
-
-    Args:
-        first_s: Upper bound of the first delay, above 0 and at most 1 second.
-        factor: Growth from one delay to the next, at least 1.
-        cap_s: Upper bound of all delays.
-        jitter: Share of a delay left to chance, 0..1; it keeps nodes that lost the same peer from returning in step.
-        stable_after_s: A run this long wipes out the delays grown before it.
-    """
-
-    first_s: float = field(default=0.5, validator=[gt(0), le(1)])
-    factor: float = field(default=2.0, validator=[ge(1), lt(math.inf)])
-    cap_s: float = field(default=30.0, validator=lt(math.inf))
-    jitter: float = field(default=0.5, validator=[ge(0), le(1)])
-    stable_after_s: float = field(default=60.0, validator=ge(0))
-
-    def __attrs_post_init__(self) -> None:
-        if not self.cap_s >= self.first_s:
-            raise ValueError(f"cap_s ({self.cap_s}) must not be below first_s ({self.first_s})")
-
-    def delay_s(self, attempt: int, random_0_1: float) -> float:
-        """Seconds to wait before restart number `attempt`, counted from 0; `random_0_1` is the dice, 0..1."""
-        # compared in logarithms: the power itself overflows after some hundred attempts
-        grown_to_cap = attempt * math.log(self.factor) >= math.log(self.cap_s / self.first_s)
-        bound_s = self.cap_s if grown_to_cap else self.first_s * self.factor**attempt
-        return bound_s * (1 - self.jitter * random_0_1)
-
-    def attempt_after(self, attempt: int, ran_s: float) -> int:
-        """The attempt number that follows `attempt` after a run of `ran_s` seconds."""
-        return 0 if ran_s >= self.stable_after_s else attempt + 1
-
-
-@frozen(kw_only=True)
-class CrashBudget:
-    """How many crashes are forgiven: at most `max_crashes` within any `window_s` seconds."""
-
-    max_crashes: int = field(default=5, validator=ge(0))
-    window_s: float = field(default=300.0, validator=gt(0))
-
-    def exhausted(self, crash_times_s: Iterable[float], now_s: float) -> bool:
-        """Whether the crashes of the last `window_s` seconds before `now_s` are too many (all times on one clock)."""
-        return sum(now_s - at_s < self.window_s for at_s in crash_times_s) > self.max_crashes
-
-
-@define
-class TaskHealth:
-    """How one task is doing.
-
-    Attributes:
-        since_s: When it entered `state`, on the monotonic clock of `Health`.
-        since: The same moment by the wall clock, UTC.
-        restarts: How often it came back after a crash.
-        last_error: The last crash in one line; kept after recovery.
-        reason: Why it is starting again, waiting or parked.
-        silent_at_s: When it will have been silent for too long; infinite if nobody watches.
-    """
-
-    criticality: Criticality
-    since_s: float
-    since: datetime
-    state: TaskState = TaskState.STARTING
-    restarts: int = 0
-    last_error: str = ""
-    reason: str = ""
-    silent_at_s: float = math.inf
-
-
-@define
-class Health:
-    """The health record of all tasks, written by `supervise` and read by the health endpoints.
-
-    Args:
-        clock: Monotonic seconds.
-        wall_clock: Seconds since the epoch.
-    """
-
-    _clock: Callable[[], float] = trio.current_time
-    _wall_clock: Callable[[], float] = time.time
-    tasks: dict[str, TaskHealth] = Factory(dict)
-
-    def failing(self) -> dict[str, str]:
-        """Why the node is not ready: each vital task that is not up, with the reason in one line."""
-        reasons = {name: self._failure(record) for name, record in self.tasks.items()}
-        return {name: reason for name, reason in reasons.items() if reason}
-
-    @property
-    def ready(self) -> bool:
-        """Whether all vital tasks are up or have done their work."""
-        return not self.failing()
-
-    def snapshot(self) -> dict[str, dict[str, Any]]:
-        """The record by task name, ready for JSON; `since` is ISO 8601 in UTC, `for_s` the time in this state."""
-        now_s = self._clock()
-        return {
-            name: {
-                "state": record.state.value,
-                "since": record.since.isoformat(timespec="milliseconds"),
-                "for_s": round(now_s - record.since_s, 3),
-                "criticality": record.criticality.value,
-                "restarts": record.restarts,
-                "last_error": record.last_error,
-                "reason": record.reason,
-            }
-            for name, record in self.tasks.items()
-        }
-
-    def register(self, name: str, criticality: Criticality) -> None:
-        """Open the record of a task that is about to start.
-
-        Raises:
-            ValueError: There is a task of this name already.
-        """
-        if name in self.tasks:
-            raise ValueError(f"two tasks are named {name!r}: names must be unique")
-        self.tasks[name] = TaskHealth(criticality, self._clock(), self._now())
-
-    def enter(self, name: str, state: TaskState, *, reason: str = "") -> None:
-        """Write down that a task is in `state` now; `since` moves only when the state changes."""
-        record = self.tasks[name]
-        if record.state is not state:
-            record.since_s, record.since = self._clock(), self._now()
-        record.state, record.reason = state, reason
-
-    def _failure(self, record: TaskHealth) -> str:
-        if record.criticality is not Criticality.VITAL:
-            return ""
-        if record.state in (TaskState.STARTING, TaskState.PARKED):
-            return f"{record.state.value}: {record.reason or record.last_error}".rstrip(": ")
-        silent_s = self._clock() - record.silent_at_s
-        return f"silent: should have been replaced {silent_s:.0f} s ago" if silent_s > 0 else ""
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._wall_clock(), UTC)
 
 
 class TaskHandle:
@@ -280,8 +96,8 @@ class Task:
     run: Callable[[TaskHandle], Awaitable[None]]
     restart: Restart = Restart.ALWAYS
     criticality: Criticality
-    backoff: Backoff = Backoff()
-    budget: CrashBudget = CrashBudget()
+    backoff: Backoff = field(factory=Backoff)
+    budget: CrashBudget = field(factory=CrashBudget)
     silent_after_s: float | None = field(default=None, validator=optional(gt(0)))
 
 
@@ -420,35 +236,6 @@ class _Supervisor:
     def _end(self, state: TaskState, reason: str = "") -> None:
         self._health.enter(self.task.name, state, reason=reason)
         self.up.set()
-
-
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
-
-
-async def watch_signals(
-    stop: trio.Event,
-    node: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Turn signals into an orderly end: the first SIGTERM or SIGINT (SIGBREAK) sets `stop`, the second cancels `node`.
-
-    Returns after the second one. From then on, and when cancelled, the handlers from before are back in force, so that
-    a third signal ends a process whose clean-up hangs. Must run in the main thread.
-
-    Args:
-        stop: Set by the first signal: take no new work, finish what is in flight.
-        node: Cancelled by the second signal, at once.
-        task_status: For `nursery.start`; started when the handlers are in place.
-    """
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-        task_status.started()
-        number = await anext(signals)
-        log.info("%s: finishing what is in flight; a second signal ends it at once", signal.Signals(number).name)
-        stop.set()
-        number = await anext(signals)
-        log.warning("%s again: ending at once", signal.Signals(number).name)
-        node.cancel(reason="second signal")
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

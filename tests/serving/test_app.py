@@ -1,0 +1,155 @@
+"""What every node answers: errors in one shape, health, logging, its own description."""
+
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+from quart import Response, request
+
+from loop_node.errors import ImageError, ModelError, NoModel, TooLarge
+from loop_node.schemas.detections import ImageMetadata
+from loop_node.schemas.status import AboutResponse
+from loop_node.serving.app import create_app, json_answer, text_answer
+from loop_node.serving.openapi import Endpoint, Parameter
+from loop_node.serving.uploads import read_body
+from loop_node.supervision import Criticality, Health, TaskState
+
+ERRORS = {
+    "image": ImageError("no image"),
+    "large": TooLarge("too much"),
+    "none": NoModel("no model yet", retry_after_s=7),
+    "model": ModelError("device lost"),
+    "bug": ZeroDivisionError("secret detail"),
+}
+
+
+async def raise_it() -> Response:
+    raise ERRORS[request.args["what"]]
+
+
+async def echo() -> Response:
+    return text_answer((await read_body(request)).decode())
+
+
+ENDPOINTS = [
+    Endpoint(method="GET", path="/raise", handle=raise_it, summary="Fail.", answer=ImageMetadata, faults=(422, 503)),
+    Endpoint(
+        method="POST",
+        path="/echo",
+        handle=echo,
+        summary="Say it again.",
+        answer=AboutResponse,
+        image_field="file",
+        parameters=[Parameter(name="tags", where="header", description="Words.")],
+    ),
+]
+
+
+def app_of(health: Health | None = None, failing: list[str] | None = None) -> Any:
+    return create_app(
+        "test", ENDPOINTS, health=health or Health(), not_ready=lambda: failing or [], max_body_bytes=1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "detail"),
+    [
+        ("image", 422, "no image"),
+        ("large", 413, "too much"),
+        ("none", 503, "no model yet"),
+        ("model", 500, "device lost"),
+        ("bug", 500, "Internal Server Error"),
+    ],
+)
+async def test_errors_have_one_shape(serve: Any, what: str, status: int, detail: str) -> None:
+    """`{"detail": ...}`, with the status of whose fault it is; nothing of a bug's inside."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        answer = await client.get("/raise", params={"what": what})
+    assert (answer.status_code, answer.json()) == (status, {"detail": detail})
+    assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+
+
+async def test_unknown_paths_and_methods(serve: Any) -> None:
+    """404 and 405 in the same shape, OPTIONS included."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        missing, wrong, options = await client.get("/x"), await client.put("/raise"), await client.options("/raise")
+    assert (missing.status_code, missing.json()) == (404, {"detail": "Not Found"})
+    assert (wrong.status_code, wrong.json()) == (405, {"detail": "Method Not Allowed"})
+    assert options.status_code == 405
+    assert "GET" in wrong.headers["Allow"]
+
+
+async def test_bodies_are_bounded_with_and_without_their_length(serve: Any) -> None:
+    """413 whether the size is announced or only found out."""
+
+    async def chunks() -> Any:
+        for _ in range(30):
+            yield bytes(100)
+
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        for content in (bytes(1001), chunks()):
+            answer = await client.post("/echo", content=content)
+            assert (answer.status_code, answer.json()) == (413, {"detail": "the body is larger than 1000 bytes"})
+        assert (await client.post("/echo", content=b"x" * 1000)).status_code == 200
+
+
+async def test_liveness_tells_of_tasks_and_readiness_of_reasons(serve: Any) -> None:
+    """Alive is not ready: a starting vital task or a missing model is."""
+    health = Health()
+    health.register("http_server", Criticality.VITAL)
+    failing = ["no model"]
+    async with serve(app_of(health, failing)) as served, httpx.AsyncClient(base_url=served.url) as client:
+        for alive, ready in (("/healthz", "/readyz"), ("/v2/health/live", "/v2/health/ready")):
+            assert (await client.get(alive)).json()["tasks"]["http_server"]["state"] == "starting"
+            answer = await client.get(ready)
+            assert answer.status_code == 503
+            assert answer.json()["failing"] == ["http_server: starting", "no model"]
+        health.enter("http_server", TaskState.RUNNING)
+        failing.clear()
+        answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "failing": []})
+
+
+async def test_the_request_id_comes_back(serve: Any) -> None:
+    """A proxy's id is echoed, cut to a sane length; one that could split a header is not."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        answer = await client.get("/healthz", headers={"X-Request-ID": "a" * 200})
+        assert answer.headers["X-Request-ID"] == "a" * 128
+        assert "X-Request-ID" not in (await client.get("/healthz", headers={"X-Request-ID": b"\xe4"})).headers
+
+
+async def test_debug_logging_is_switched_and_refused(serve: Any) -> None:
+    """`on`, `off`, and 400 for anything else."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        assert (await client.put("/debug_logging", content="on")).text == '"on"'
+        assert logging.getLogger("loop_node").level == logging.DEBUG
+        assert (await client.put("/debug_logging", content="off")).text == '"off"'
+        assert logging.getLogger("loop_node").level == logging.NOTSET
+        answer = await client.put("/debug_logging", content=b"\xff")
+    assert (answer.status_code, answer.json()) == (400, {"detail": "Invalid state"})
+
+
+async def test_the_description_is_valid_and_complete(serve: Any) -> None:
+    """Every endpoint is in it, and a validator agrees with it."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        document = (await client.get("/openapi.json")).json()
+    validate(document)
+    assert {"/raise", "/echo", "/healthz", "/readyz", "/debug_logging"} <= set(document["paths"])
+
+
+async def test_the_page_needs_no_internet(serve: Any) -> None:
+    """All it refers to is served by the node."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        page = (await client.get("/docs")).text
+        assert "http:" not in page
+        assert "https:" not in page
+        for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js"):
+            assert f'"docs/{name}"' in page
+            assert (await client.get(f"/docs/{name}")).status_code == 200
+
+
+def test_texts_are_json_strings() -> None:
+    """The contract's `"OK"` has its quotes."""
+    assert json_answer("OK").content_type == "application/json"

@@ -1,0 +1,70 @@
+"""Images out of request bodies, well formed and not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop_node.errors import InputError, TooLarge
+from loop_node.serving.uploads import Upload, split_multipart
+
+BOUNDARY = "frontier"
+
+
+def multipart(*parts: tuple[str, str | None, bytes]) -> bytes:
+    """A body as clients write it: name, filename, data."""
+    written = b""
+    for name, filename, data in parts:
+        disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename is not None else "")
+        written += f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n"
+    return written + f"--{BOUNDARY}--\r\n".encode()
+
+
+def test_parts_come_out_in_order_and_byte_for_byte() -> None:
+    """Line ends and dashes inside an image are data."""
+    tricky = b"\r\n--front\r\n--\r\n\x00\xff" + BOUNDARY.encode()
+    body = multipart(("file", "a.jpg", tricky), ("note", None, b"x"), ("file", "b.jpg", b""))
+    assert split_multipart(body, BOUNDARY) == [
+        Upload("file", "a.jpg", tricky),
+        Upload("note", None, b"x"),
+        Upload("file", "b.jpg", b""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no boundary at all",
+        multipart(("file", "a.jpg", b"x"))[:-20],
+        f"--{BOUNDARY}\r\n\r\nno disposition\r\n--{BOUNDARY}--\r\n".encode(),
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="\xff\xfe"\r\n\r\nx\r\n--{BOUNDARY}--'.encode("latin-1"),
+    ],
+)
+def test_a_broken_body_is_said_to_be_broken(body: bytes) -> None:
+    """Nothing is guessed from half a form."""
+    with pytest.raises(InputError, match="multipart body is broken"):
+        split_multipart(body, BOUNDARY)
+
+
+@pytest.mark.parametrize("boundary", ["", "\u20ac"])
+def test_an_unusable_boundary_is_the_clients_fault(boundary: str) -> None:
+    """A header that names no boundary, or one that cannot be one."""
+    with pytest.raises(InputError):
+        split_multipart(multipart(("file", "a.jpg", b"x")), boundary)
+
+
+def test_the_number_of_parts_is_bounded() -> None:
+    """A body of a million empty parts costs nobody a million objects."""
+    with pytest.raises(TooLarge, match="1000 parts"):
+        split_multipart(multipart(*[("f", None, b"")] * 1001), BOUNDARY)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_any_bytes_are_parts_or_an_input_error(head: bytes, tail: bytes) -> None:
+    """Also bytes around and inside a good form."""
+    good = multipart(("file", "a.jpg", head))
+    for body in (head, head + good, good + tail, good[: len(tail)] + head + good[len(tail) :]):
+        try:
+            split_multipart(body, BOUNDARY)
+        except InputError:
+            pass

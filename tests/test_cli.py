@@ -1,0 +1,55 @@
+"""The command line: what each verb says, and with which code it ends."""
+
+import pytest
+
+from loop_node import cli
+
+
+def test_wrong_settings_are_named_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two faults, one start, exit 78."""
+    monkeypatch.setenv("NODE_PORT", "eighty")
+    monkeypatch.setenv("MAX_QUEUE", "-1")
+    assert cli.main(["detector"]) == 78
+    said = capsys.readouterr().err
+    assert "NODE_PORT='eighty' cannot be used" in said
+    assert "MAX_QUEUE='-1' cannot be used" in said
+    assert "Traceback" not in said
+
+
+def test_settings_are_printed_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table of a verb, with the values in force."""
+    monkeypatch.setenv("LOOP_PASSWORD", "open sesame")
+    monkeypatch.setenv("LOOP_USERNAME", "me")
+    assert cli.main(["settings", "trainer"]) == 78  # it lacks a Learning Loop
+    monkeypatch.setenv("LOOP_HOST", "loop.local")
+    assert cli.main(["settings", "trainer"]) == 0
+    said = capsys.readouterr().out
+    assert "8005" in said
+    assert "sesame" not in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["detector", "--wings"], ["settings", "bird"]])
+def test_an_unknown_verb_or_option_is_a_usage_error(arguments: list[str]) -> None:
+    """Exit 2, from argparse."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["detector", "--help"], ["--version"]])
+def test_help_and_version_end_well(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+    assert "loop-node" in capsys.readouterr().out
+
+
+def test_a_logic_that_cannot_be_found_is_a_settings_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 78 and the option's name."""
+    assert cli.main(["detector", "--logic", "nowhere.py:Factory"]) == 78
+    assert "--logic nowhere.py:Factory: no such file" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""README says what is true."""
+
+import re
+from pathlib import Path
+
+from loop_node.settings import settings_markdown
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_its_settings_table_is_the_products() -> None:
+    """Made by `settings_markdown()`, and still the same."""
+    _, _, rest = README.partition("<!-- settings: made by `settings_markdown()` -->\n")
+    table, end, _ = rest.partition("<!-- /settings -->")
+    assert end
+    assert table == settings_markdown()
+
+
+def test_quick_start_is_two_lines() -> None:
+    """One to see it, one to test it; CI runs the second as it stands."""
+    section = README.partition("## Quick start")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    assert all(block.count("\n") == 1 for block in blocks)
+    assert blocks[1] in (Path(__file__).parents[1] / ".ci" / "run").read_text()
+
+
+def test_every_endpoint_is_listed() -> None:
+    """The table of endpoints leaves none out."""
+    import trio  # the same
+
+    from loop_node.detector.detection import Detector  # the same
+    from loop_node.detector.rest import DetectorState, detector_endpoints  # slow
+    from loop_node.inference.engine import Engine  # the same
+
+    endpoints = detector_endpoints(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState())
+    for endpoint in endpoints:
+        assert f"`{endpoint.method} {endpoint.path}`" in README
