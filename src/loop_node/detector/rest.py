@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from attrs import define
+from attrs import define, frozen
 from quart import Response, request
 
 from loop_node.errors import ImageError
@@ -42,7 +42,7 @@ _WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
 
 @define(kw_only=True)
 class DetectorState:
-    """What the detector says of itself beside its model."""
+    """What the detector says of itself beside its model; `model_error` is why a model that was asked for does not serve."""
 
     operation_mode: OperationMode = OperationMode.STARTUP
     version_control: VersionControl = VersionControl.FOLLOW_LOOP
@@ -51,20 +51,57 @@ class DetectorState:
 
 def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
     """The detector's own endpoints, over its engine and its state."""
-    engine = detector.engine
+    rest = _Rest(detector, state)
+    return [
+        Endpoint(
+            method="POST",
+            path="/detect",
+            handle=rest.detect,
+            summary="Find things in an image.",
+            image_field="file",
+            parameters=_parameters(),
+            answer=ImageMetadata,
+            faults=(413, 422, 503),
+        ),
+        Endpoint(
+            method="GET", path="/about", handle=rest.about, summary="The detector and its model.", answer=AboutResponse
+        ),
+        Endpoint(
+            method="GET",
+            path="/model_version",
+            handle=rest.model_version,
+            summary="Which model serves, and who chooses it.",
+            answer=ModelVersionResponse,
+        ),
+        Endpoint(
+            method="GET",
+            path="/operation_mode",
+            handle=rest.operation_mode,
+            summary="What the detector is doing.",
+            text_answer=tuple(OperationMode),
+        ),
+    ]
 
-    async def detect() -> Response:
+
+@frozen
+class _Rest:
+    """The handlers of the endpoints."""
+
+    detector: Detector
+    state: DetectorState
+
+    async def detect(self) -> Response:
         image, order = await read_image(request, field="file"), _order()
         try:
-            detection = await detector.detect(image, order)
+            detection = await self.detector.detect(image, order)
         except ImageError as error:
             raise ImageError(f"field 'file': {error}") from error
         answer = json_answer(unstructure_flat(detection.metadata))
         answer.headers["Server-Timing"] = _server_timing(detection)
         return answer
 
-    async def about() -> Response:
-        model = engine.model
+    async def about(self) -> Response:
+        model, state = self.detector.engine.model, self.state
         return json_answer(
             {
                 "operation_mode": state.operation_mode,
@@ -77,56 +114,29 @@ def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoin
             }
         )
 
-    async def model_version() -> Response:
-        version = engine.model.information.version if engine.model else "None"
+    async def model_version(self) -> Response:
+        model = self.detector.engine.model
         return json_answer(
             unstructure_flat(
                 ModelVersionResponse(
-                    current_version=version,
+                    current_version=model.information.version if model else "None",
                     target_version="None",
                     loop_version="None",
-                    local_versions=[version] if engine.model else [],
-                    version_control=state.version_control,
+                    local_versions=[model.information.version] if model else [],
+                    version_control=self.state.version_control,
                 )
             )
         )
 
-    async def operation_mode() -> Response:
-        return text_answer(state.operation_mode)
+    async def operation_mode(self) -> Response:
+        return text_answer(self.state.operation_mode)
 
+
+def _parameters() -> list[Parameter]:
     return [
-        Endpoint(
-            method="POST",
-            path="/detect",
-            handle=detect,
-            summary="Find things in an image.",
-            image_field="file",
-            parameters=[
-                Parameter(name=spelling, where=where, description=said, schema=schema)
-                for _, spellings, said, schema in _WORDS
-                for where in ("header", "query")
-                for spelling in spellings[:1]
-            ],
-            answer=ImageMetadata,
-            faults=(413, 422, 503),
-        ),
-        Endpoint(
-            method="GET", path="/about", handle=about, summary="The detector and its model.", answer=AboutResponse
-        ),
-        Endpoint(
-            method="GET",
-            path="/model_version",
-            handle=model_version,
-            summary="Which model serves, and who chooses it.",
-            answer=ModelVersionResponse,
-        ),
-        Endpoint(
-            method="GET",
-            path="/operation_mode",
-            handle=operation_mode,
-            summary="What the detector is doing.",
-            text_answer=tuple(OperationMode),
-        ),
+        Parameter(name=spellings[0], where=where, description=said, schema=schema)
+        for _, spellings, said, schema in _WORDS
+        for where in ("header", "query")
     ]
 
 
