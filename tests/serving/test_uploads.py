@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop_node.errors import InputError, TooLarge
-from loop_node.serving.uploads import Upload, split_multipart
+from loop_node.errors import InputError, Overloaded, TooLarge
+from loop_node.serving.uploads import BodyBudget, Upload, split_multipart
 
 BOUNDARY = "frontier"
 
@@ -68,3 +68,23 @@ def test_any_bytes_are_parts_or_an_input_error(head: bytes, tail: bytes) -> None
             split_multipart(body, BOUNDARY)
         except InputError:
             pass
+
+
+def test_bodies_share_a_budget() -> None:
+    """What is in memory counts until its request is done; one body always fits."""
+    budget = BodyBudget(limit_bytes=100, largest_bytes=60)
+    with budget.take(60), budget.take(40):
+        with pytest.raises(Overloaded), budget.take(1):
+            pytest.fail("there was room")
+        with budget.take(0):
+            pass
+    assert budget.used_bytes == 0
+    with budget.take(1000):  # refused by its length elsewhere
+        assert budget.used_bytes == 60
+
+
+def test_a_body_of_unknown_length_counts_as_the_largest() -> None:
+    """Chunked bodies may grow up to the limit."""
+    budget = BodyBudget(limit_bytes=100, largest_bytes=60)
+    with budget.take(None), pytest.raises(Overloaded), budget.take(None):
+        pytest.fail("there was room")

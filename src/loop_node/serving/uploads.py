@@ -1,15 +1,17 @@
 """The images in a request: as multipart files, or as the raw body."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
-from attrs import frozen
+from attrs import define, frozen
 from quart import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from loop_node.errors import InputError, TooLarge
+from loop_node.errors import InputError, Overloaded, TooLarge
 
-__all__ = ["Upload", "read_body", "read_image", "split_multipart"]
+__all__ = ["BodyBudget", "Upload", "read_body", "read_image", "split_multipart"]
 
 _MAX_PARTS = 1000
 
@@ -21,6 +23,36 @@ class Upload:
     name: str
     filename: str | None
     data: bytes
+
+
+@define
+class BodyBudget:
+    """How many bytes of request bodies may be in memory at once.
+
+    Args:
+        limit_bytes: For all requests together.
+        largest_bytes: What a body of unknown length counts as.
+    """
+
+    limit_bytes: int
+    largest_bytes: int
+    used_bytes: int = 0
+
+    @contextmanager
+    def take(self, length_bytes: int | None) -> Iterator[None]:
+        """Count a body of this length (None: unknown) for the length of the block.
+
+        Raises:
+            Overloaded: There is no room for it beside the others.
+        """
+        wanted = self.largest_bytes if length_bytes is None else min(length_bytes, self.largest_bytes)
+        if self.used_bytes and self.used_bytes + wanted > self.limit_bytes:
+            raise Overloaded("the bodies of other requests take all memory that is meant for them")
+        self.used_bytes += wanted
+        try:
+            yield
+        finally:
+            self.used_bytes -= wanted
 
 
 async def read_image(request: Request, *, field: str) -> bytes:
