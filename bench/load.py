@@ -82,10 +82,9 @@ class Client:
             OSError: No connection could be had.
             trio.BrokenResourceError: The connection ended before the answer did.
         """
-        if self._stream is None:
-            self._stream = await trio.open_tcp_stream(self.host, self.port)
-        await self._stream.send_all(request)
-        answer = await self._read_answer()
+        stream = self._stream = self._stream or await trio.open_tcp_stream(self.host, self.port)
+        await stream.send_all(request)
+        answer = await self._read_answer(stream)
         if answer.headers.get("connection", "").lower() == "close":
             await self.aclose()
         return answer
@@ -96,21 +95,20 @@ class Client:
             await self._stream.aclose()
         self._stream, self._rest = None, b""
 
-    async def _read_answer(self) -> Answer:
+    async def _read_answer(self, stream: trio.SocketStream) -> Answer:
         while b"\r\n\r\n" not in self._rest:
-            await self._read_more()
+            await self._read_more(stream)
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         length = int(headers.get("content-length", "0"))
         while len(self._rest) < length:
-            await self._read_more()
+            await self._read_more(stream)
         body, self._rest = self._rest[:length], self._rest[length:]
         return Answer(int(first.split()[1]), headers, body)
 
-    async def _read_more(self) -> None:
-        assert self._stream is not None
-        data = await self._stream.receive_some()
+    async def _read_more(self, stream: trio.SocketStream) -> None:
+        data = await stream.receive_some()
         if not data:
             raise trio.BrokenResourceError("the connection ended before the answer did")
         self._rest += data

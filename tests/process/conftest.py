@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -214,33 +214,59 @@ def examples() -> Path:
     return ROOT / "examples"
 
 
+@frozen
+class LogicFile:
+    """A detector logic in a file of its own; its code finds the folder of that file under the name FOLDER."""
+
+    path: Path
+
+    @property
+    def option(self) -> list[str]:
+        return ["--logic", f"{self.path}:Factory"]
+
+    def write(self, evaluate: str = "pass", *, attributes: str = "", build: str = "return Logic()") -> list[str]:
+        """Write it, and give the option that loads it."""
+        self.path.write_text(LOGIC.format(evaluate=evaluate, attributes=attributes, build=build))
+        return self.option
+
+    def write_held(self, attributes: str = "") -> list[str]:
+        """Each call says that it is inside and waits for `release`."""
+        return self.write(HELD, attributes=attributes)
+
+    def inside(self) -> int:
+        """How many calls there were."""
+        return len(list(self.path.parent.glob("inside-*")))
+
+    def mark(self, name: str) -> None:
+        (self.path.parent / name).touch()
+
+    def release(self) -> None:
+        self.mark("release")
+
+
 @pytest.fixture
-def logic_file(tmp_path: Path) -> Callable[[str], Mapping[str, str]]:
-    """Writes a detector logic's `evaluate` into a file and gives the option that loads it."""
+def logic(tmp_path: Path) -> LogicFile:
+    return LogicFile(tmp_path / "some_logic.py")
 
-    def write(body: str, before: str = "", attributes: str = "") -> list[str]:
-        path = tmp_path / "some_logic.py"
-        path.write_text(LOGIC.format(before=before, attributes=attributes, body=body))
-        return ["--logic", f"{path}:Factory"]
 
-    return write
-
+HELD = """(FOLDER / f"inside-{time.monotonic_ns()}").touch()
+        while not (FOLDER / "release").exists():
+            time.sleep(0.005)"""
 
 LOGIC = """
-import threading
 import time
 from pathlib import Path
 
 from loop_node import BoxDetection, DetectorLogic, ImageMetadata
 
 FOLDER = Path(__file__).parent
-{before}
+
 
 class Logic(DetectorLogic):
     {attributes}
 
     def evaluate(self, image):
-        {body}
+        {evaluate}
         return ImageMetadata()
 
 
@@ -248,5 +274,5 @@ class Factory:
     model_format = "test"
 
     def build(self, model_info):
-        return Logic()
+        {build}
 """

@@ -107,8 +107,8 @@ async def test_the_mock_detector_runs_from_anywhere(
     """The example needs no installation and no model, and its boxes are inside of the image."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    logic = examples / "mock_detector" / "mock_detector.py"
-    node = await nodes.start_ready("detector", "--logic", f"{logic}:MockDetectorFactory", cwd=elsewhere)
+    example = examples / "mock_detector" / "mock_detector.py"
+    node = await nodes.start_ready("detector", "--logic", f"{example}:MockDetectorFactory", cwd=elsewhere)
     async with node.client() as client:
         answers = [(await client.post("/detect", files={"file": small_jpeg})).json() for _ in range(20)]
     boxes = [box for answer in answers for box in answer["box_detections"]]
@@ -118,12 +118,12 @@ async def test_the_mock_detector_runs_from_anywhere(
     assert await node.stop() == 0
 
 
-async def test_what_a_logic_returns_goes_out_unchanged(nodes: Any, logic_file: Any, small_jpeg: bytes) -> None:
+async def test_what_a_logic_returns_goes_out_unchanged(nodes: Any, logic: Any, small_jpeg: bytes) -> None:
     """Neither ids nor names nor numbers are touched, however odd."""
     body = """return ImageMetadata(box_detections=[BoxDetection(
             category_name="nut", x=-5, y=7, width=1000, height=1, model_name="mine, 3rd", confidence=1.25,
             category_id="not in any model")], tags=["from the logic"])"""
-    node = await nodes.start_ready("detector", *logic_file(body))
+    node = await nodes.start_ready("detector", *logic.write(body))
     async with node.client() as client:
         answer = (await client.post("/detect", files={"file": small_jpeg}, headers={"tags": "mine"})).json()
     assert answer["box_detections"] == [

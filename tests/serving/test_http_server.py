@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -121,6 +122,21 @@ async def test_stop_opens_no_new_connections(serve: Any) -> None:
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(OSError, match="all attempts"):
             await served.connect()
+
+
+async def test_stop_answers_who_waits_at_the_door(serve: Any) -> None:
+    """A client that the kernel has connected and we have not is answered like those inside."""
+    async with serve(hello) as served, AsyncExitStack() as connections:
+        streams = []
+        for _ in range(20):  # without a checkpoint: the server sees none of them before the stop
+            peer = socket.create_connection(("127.0.0.1", served.port))
+            streams.append(connections.push_async_exit(trio.SocketStream(trio.socket.from_stdlib_socket(peer))))
+            peer.sendall(REQUEST)
+        served.stop.set()
+        with trio.fail_after(5):
+            answers = [await read_to_end(stream) for stream in streams]
+        assert all(answer.endswith(b"hello") and b"connection: close" in answer.lower() for answer in answers)
+        await served.ended.wait()
 
 
 async def test_stop_still_answers_a_request_on_an_idle_connection(serve: Any) -> None:

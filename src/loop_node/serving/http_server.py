@@ -4,16 +4,16 @@ hypercorn's own `serve` has no bound on connections, dies as a whole when one co
 and busy connections alike when it stops. This module opens the doors itself and hands each connection to hypercorn's
 `TCPServer`, one of the few private names we touch (pinned by the release line in pyproject.toml).
 
-How it stops, in this order: no new connections; every answer from now on carries `Connection: close`, so that a client
-in full flow learns of the end with an answer in hand; connections that stay idle are closed; what still runs at the end
-of the grace period is cut.
+How it stops, in this order: no new connections but those that wait at the door already; every answer from now on
+carries `Connection: close`, so that a client in full flow learns of the end with an answer in hand; connections that
+stay idle are closed; what still runs at the end of the grace period is cut.
 """
 
 import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -97,8 +97,7 @@ async def serve_http(
         await stop.wait()
         server.draining = True
         last_moment = trio.current_time() + limits.drain_s
-        for listener in listeners:
-            listener.socket.close()
+        server.close_doors(listeners, connections)
         with trio.move_on_after(limits.idle_grace_s):
             await server.all_closed()
         await server.context.terminated.set()
@@ -144,10 +143,25 @@ class _Server:
                 logger.error("No new connections for now: %s", error.strerror)  # noqa: TRY400 # no traceback needed
                 await trio.sleep(0.1)
                 continue
-            connections.start_soon(self._serve, connection)
+            self._let_in(connection, connections)
+
+    def close_doors(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Listen no more. Whoever the kernel has connected by now is let in: closing alone would reset them."""
+        for listener in listeners:
+            trio.lowlevel.notify_closing(listener.socket)
+            with socket.socket(fileno=listener.socket.detach()) as door, suppress(trio.WouldBlock, OSError):
+                door.setblocking(False)
+                while True:
+                    self._places.acquire_nowait()
+                    peer, _ = door.accept()
+                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+                    self._let_in(Connection(stream), connections)
+
+    def _let_in(self, connection: Connection, connections: trio.Nursery) -> None:
+        self._open.add(connection)
+        connections.start_soon(self._serve, connection)
 
     async def _serve(self, connection: Connection) -> None:
-        self._open.add(connection)
         try:
             await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
         except Exception:  # a door to foreign code: one connection's failure is nobody else's

@@ -1,0 +1,119 @@
+"""How a node ends: on one signal in good order, on two at once, and never with anything left behind."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+pytestmark = [pytest.mark.process, pytest.mark.skipif("sys.platform == 'win32'", reason="POSIX signals")]
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+END_S = 5
+
+
+@SIGNALS
+async def test_an_idle_node_ends_in_good_order(nodes: Any, number: signal.Signals) -> None:
+    """Exit 0 within 5 s, with idle connections open."""
+    node = await nodes.start_ready("detector", MODEL="coco")
+    async with node.client() as client:
+        await client.get("/healthz")
+        with trio.fail_after(END_S):
+            assert await node.stop(number) == 0
+    assert "Traceback" not in node.log
+
+
+@SIGNALS
+async def test_what_is_in_flight_is_answered(nodes: Any, logic: Any, small_jpeg: bytes, number: signal.Signals) -> None:
+    """The signal comes while images are looked at and wait: all are answered, then comes exit 0."""
+    node = await nodes.start_ready("detector", *logic.write_held())
+    answers: list[httpx.Response] = []
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        answers.append(await client.post("/detect", files={"file": small_jpeg}))
+
+    async with node.client() as client, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask, client)
+        await node.until(logic.inside, "a held request")
+        node.process.send_signal(number)
+        await node.until(lambda: number.name in node.log, "word of the signal")
+        logic.release()
+    assert [answer.status_code for answer in answers] == [200] * 5
+    with trio.fail_after(END_S):
+        assert await node.ended() == 0
+    assert "Traceback" not in node.log
+
+
+@SIGNALS
+async def test_the_second_signal_ends_it_at_once(
+    nodes: Any, logic: Any, small_jpeg: bytes, number: signal.Signals
+) -> None:
+    """Not even a request that never ends holds up the second signal."""
+    node = await nodes.start_ready("detector", *logic.write_held())
+
+    async def ask() -> None:
+        async with node.client() as client:
+            with pytest.raises(httpx.TransportError):
+                await client.post("/detect", files={"file": small_jpeg})
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await node.until(logic.inside, "a held request")
+        node.process.send_signal(number)
+        await node.until(lambda: "second signal" in node.log, "word of the first signal")
+        with trio.fail_after(2.5):  # the orderly end would take 4 s
+            await node.stop(number)
+    assert "Traceback" not in node.log
+
+
+async def test_a_request_that_never_ends_does_not_hold_up_the_end(nodes: Any, logic: Any, small_jpeg: bytes) -> None:
+    """One signal and a hanging logic: exit 0 all the same, within 5 s."""
+    node = await nodes.start_ready("detector", *logic.write_held())
+
+    async def ask() -> None:
+        async with node.client() as client:
+            with pytest.raises(httpx.TransportError):
+                await client.post("/detect", files={"file": small_jpeg})
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await node.until(logic.inside, "a held request")
+        with trio.fail_after(END_S + 1):  # the second is the interpreter's own end on a busy machine
+            assert await node.stop() == 0
+
+
+@SIGNALS
+async def test_a_model_that_is_being_built_does_not_hold_up_the_end(
+    nodes: Any, logic: Any, number: signal.Signals
+) -> None:
+    """The signal comes while a factory builds for ever."""
+    logic.write_held()
+    logic.path.write_text(logic.path.read_text().replace("return Logic()", "Logic().evaluate(None)"))
+    node = await nodes.start("detector", *logic.option)
+    await node.until(logic.inside, "a build")
+    async with node.client() as client:
+        assert (await client.get("/readyz")).status_code == 503
+        with trio.fail_after(END_S):
+            assert await node.stop(number) == 0
+    assert "Traceback" not in node.log
+
+
+async def test_a_compilation_does_not_hold_up_the_end(nodes: Any) -> None:
+    """The signal comes as soon as there is an address, while OpenVINO compiles."""
+    for _ in range(3):
+        node = await nodes.start("detector", MODEL="coco")
+        with trio.fail_after(END_S):
+            assert await node.stop() == 0
+        assert "Traceback" not in node.log
+
+
+async def test_nothing_is_left_in_the_temporary_folder(nodes: Any, tmp_path: Path) -> None:
+    """A run leaves nothing outside of its data folder."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    node = await nodes.start_ready("detector", MODEL="coco", TMPDIR=temporary)
+    assert await node.stop() == 0
+    assert not list(temporary.iterdir())
