@@ -3,20 +3,21 @@
 import logging
 from typing import Any
 
-from attrs import define, frozen
+from attrs import frozen
 from quart import Response, request
 
 from loop_node.errors import ImageError
 from loop_node.schemas.detections import ImageMetadata
-from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
-from loop_node.schemas.wire import model_json, unstructure_flat
+from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode
+from loop_node.schemas.wire import unstructure_flat
 from loop_node.serving.app import json_answer, text_answer
 from loop_node.serving.openapi import Endpoint, Parameter
 from loop_node.serving.uploads import read_image
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, read_autoupload, read_creation_date
+from .state import DetectorState
 
-__all__ = ["DetectorState", "detector_endpoints"]
+__all__ = ["detector_endpoints"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +39,6 @@ _WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
     ),
 )
 """The words beside an image: name, spellings in order of preference, description, schema."""
-
-
-@define(kw_only=True)
-class DetectorState:
-    """What the detector says of itself beside its model; `model_error` is why a model that was asked for does not serve."""
-
-    operation_mode: OperationMode = OperationMode.STARTUP
-    version_control: VersionControl = VersionControl.FOLLOW_LOOP
-    model_error: str | None = None
 
 
 def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
@@ -101,32 +93,10 @@ class _Rest:
         return answer
 
     async def about(self) -> Response:
-        model, state = self.detector.engine.model, self.state
-        return json_answer(
-            {
-                "operation_mode": state.operation_mode,
-                "state": None,
-                "model_info": model and model_json(model.information),
-                "target_model": None,
-                "version_control": state.version_control,
-                "device": model and model.device,
-                "errors": {"model": state.model_error} if state.model_error else {},
-            }
-        )
+        return json_answer(self.state.about(self.detector.engine.model))
 
     async def model_version(self) -> Response:
-        model = self.detector.engine.model
-        return json_answer(
-            unstructure_flat(
-                ModelVersionResponse(
-                    current_version=model.information.version if model else "None",
-                    target_version="None",
-                    loop_version="None",
-                    local_versions=[model.information.version] if model else [],
-                    version_control=self.state.version_control,
-                )
-            )
-        )
+        return json_answer(unstructure_flat(self.state.model_version(self.detector.engine.model)))
 
     async def operation_mode(self) -> Response:
         return text_answer(self.state.operation_mode)
