@@ -207,7 +207,7 @@ async def test_a_failing_connection_is_logged_and_breaks_nobody_else(
 
     async with serve(hello) as served, httpx.AsyncClient(base_url=served.url) as client:
         with monkeypatch.context() as patched:
-            patched.setattr("hypercorn.protocol.ProtocolWrapper.handle", explode)
+            patched.setattr("hypercorn.protocol.h11.H11Protocol.handle", explode)
             async with await served.connect() as stream:
                 await stream.send_all(REQUEST)
                 assert await read_to_end(stream) == b""

@@ -20,7 +20,6 @@ from typing import Any, Final
 import trio
 from attrs import frozen
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
@@ -28,6 +27,7 @@ from hypercorn.utils import wrap_app
 from loop_node.errors import SettingsError
 
 from .connection import Connection
+from .http11 import Http11Connection, path_of
 
 __all__ = ["HttpLimits", "open_listeners", "serve_http"]
 
@@ -54,7 +54,7 @@ class HttpLimits:
     body_bytes: int = 64 << 20
     keep_alive_s: float = 30
     idle_grace_s: float = 0.5
-    drain_s: float = 4
+    drain_s: float = 3.5
 
 
 @asynccontextmanager
@@ -67,15 +67,20 @@ async def open_listeners(host: str, port: int) -> AsyncIterator[list[trio.Socket
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, socket.gaierror) as error:
-        said = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise SettingsError(
-            [f"NODE_HOST={host} NODE_PORT={port}: {said}; choose another port or stop the other program"]
-        ) from error
+        raise SettingsError([f"NODE_HOST={host} NODE_PORT={port}: {_why_not(error)}"]) from error
     try:
         yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; choose another port or stop that program"
+    if error.errno == errno.EACCES:
+        return "permission denied; choose a port from 1024 on, or run with the right to lower ones"
+    return f"{error.strerror or error}; NODE_HOST must be an address of this machine"
 
 
 async def serve_http(
@@ -92,32 +97,20 @@ async def serve_http(
     """
     server = _Server(app, limits)
     async with trio.open_nursery() as connections:
-        connections.start_soon(server.accept_from, listeners, connections)
-        ready()
-        await stop.wait()
-        server.draining = True
-        last_moment = trio.current_time() + limits.drain_s
-        server.close_doors(listeners, connections)
-        with trio.move_on_after(limits.idle_grace_s):
-            await server.all_closed()
-        await server.context.terminated.set()
-        with trio.move_on_at(last_moment):
-            await server.all_closed()
-        server.abort_all()
-        connections.cancel_scope.cancel()
-
-
-class _TcpServer(TCPServer):
-    """hypercorn's, but for a peer that has gone: it keeps such a connection until its idle timeout, we end it."""
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()
+        try:
+            connections.start_soon(server.accept_from, listeners, connections)
+            ready()
+            await stop.wait()
+            await server.drain(listeners, connections)
+        finally:
+            server.abort_all()  # hypercorn's writes are shielded: only a closed socket ends them
+            connections.cancel_scope.cancel()
 
 
 class _Server:
     def __init__(self, app: AsgiApp, limits: HttpLimits) -> None:
         self.draining = False
+        self._limits = limits
         self.context = WorkerContext(None)
         self._app: AppWrapper = wrap_app(self._with_manners(app), 0, "asgi")
         self._config = _hypercorn_config(limits)
@@ -145,7 +138,18 @@ class _Server:
                 continue
             self._let_in(connection, connections)
 
-    def close_doors(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+    async def drain(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Answer what is in flight or on its way; returns when all is answered, or after the grace period."""
+        self.draining = True
+        last_moment = trio.current_time() + self._limits.drain_s
+        self._close_doors(listeners, connections)
+        with trio.move_on_after(self._limits.idle_grace_s):
+            await self._all_closed()
+        await self.context.terminated.set()
+        with trio.move_on_at(last_moment):
+            await self._all_closed()
+
+    def _close_doors(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
         """Listen no more. Whoever the kernel has connected by now is let in: closing alone would reset them."""
         for listener in listeners:
             trio.lowlevel.notify_closing(listener.socket)
@@ -163,7 +167,7 @@ class _Server:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
+            await Http11Connection(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
         except Exception:  # a door to foreign code: one connection's failure is nobody else's
             logger.exception("A connection failed")
         finally:
@@ -171,7 +175,7 @@ class _Server:
             self._open.remove(connection)
             self._places.release()
 
-    async def all_closed(self) -> None:
+    async def _all_closed(self) -> None:
         for connection in tuple(self._open):
             await connection.closing.wait()
 
@@ -181,6 +185,11 @@ class _Server:
 
     def _with_manners(self, app: AsgiApp) -> AsgiApp:
         async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            path = path_of(scope["path"])
+            if path is None:
+                await _refuse_target(scope, send)
+                return
+            scope["path"] = path
             await app(scope, receive, partial(self._send, send) if scope["type"] == "http" else send)
 
         return asgi
@@ -193,6 +202,16 @@ class _Server:
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         with trio.CancelScope(shield=is_last):
             await send(message)
+
+
+async def _refuse_target(scope: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        body = b'{"detail":"the request target must be a path"}'
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close"})
 
 
 def _hypercorn_config(limits: HttpLimits) -> Config:
