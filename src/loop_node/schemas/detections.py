@@ -163,5 +163,3 @@ class Detections:
     segmentation_detections: list[SegmentationDetection] = Factory(list)
     classification_detections: list[ClassificationDetection] = Factory(list)
     image_id: str | None = None
-
-
