@@ -1,3 +1,4 @@
+import itertools
 import tracemalloc
 
 import pytest
@@ -185,7 +186,7 @@ def mutated(draw):
 def test_only_protocol_errors_leave_a_reader(batches):
     """Random and mutated messages give packets or a ProtocolError, nothing else."""
     reader = PacketReader(SMALL)
-    for message in sum(batches, []):
+    for message in itertools.chain.from_iterable(batches):
         try:
             reader.feed_bytes(message) if isinstance(message, bytes) else reader.feed_text(message)
         except ProtocolError:

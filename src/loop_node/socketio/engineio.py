@@ -74,7 +74,7 @@ def encode_payload(frames: Iterable[Frame]) -> bytes:
     )
 
 
-def iter_payload(body: bytes) -> Iterator[Frame]:
+def iter_payload(body: bytes | bytearray) -> Iterator[Frame]:
     """Split the body of a long-polling request or response, one frame at a time, so that a body costs one frame more.
 
     Raises:
