@@ -21,6 +21,7 @@ __all__ = ["open_socketio"]
 _RECEIVE_BYTES = 1024 * 1024
 _GOODBYE_S = 2
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
 @asynccontextmanager
@@ -107,19 +108,22 @@ class _WatchedStream:
 
 
 async def _open_stream(target: SplitResult, ssl_context: SSLContext | None) -> trio.abc.Stream:
-    host, port = target.hostname or "", _port(target)
+    host = target.hostname or ""
     try:
-        stream = await trio.open_tcp_stream(host, port)
-        if target.scheme == "ws":
-            return stream
-        ssl_context = ssl_context or create_default_context()
-        tls = trio.SSLStream(stream, ssl_context, server_hostname=host, https_compatible=True)
-        await tls.do_handshake()
-        return tls
+        stream = await trio.open_tcp_stream(host, target.port or _DEFAULT_PORTS[target.scheme])
     except OSError as error:
         raise ConnectionError(f"{target.netloc} was not reached: {error}") from error
-    except trio.BrokenResourceError as error:
-        raise ConnectionError(f"no TLS connection to {target.netloc}: {error.__cause__ or error}") from error
+    if target.scheme == "ws":
+        return stream
+    tls = trio.SSLStream(stream, ssl_context or create_default_context(), server_hostname=host, https_compatible=True)
+    try:
+        await tls.do_handshake()
+    except BaseException as error:
+        await trio.aclose_forcefully(stream)
+        if isinstance(error, trio.BrokenResourceError):
+            raise ConnectionError(f"no TLS connection to {target.netloc}: {error.__cause__ or error}") from error
+        raise
+    return tls
 
 
 async def _shake_hands(
@@ -182,10 +186,6 @@ def _websocket_target(url: str, path: str) -> SplitResult:
         raise ValueError(f"{url!r} is no URL of a Socket.IO server: it should be like https://host")
     full_path = f"{parts.path.rstrip('/')}/{path.strip('/')}/"
     return SplitResult(scheme, parts.netloc, full_path, "EIO=4&transport=websocket", "")
-
-
-def _port(target: SplitResult) -> int:
-    return target.port or {"ws": 80, "wss": 443}[target.scheme]
 
 
 def _encode_headers(headers: Mapping[str, str], cookies: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
