@@ -9,25 +9,16 @@ import trio
 from attrs import evolve, frozen
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
-from hypothesis import HealthCheck, settings
 from quart_trio import QuartTrio
 
-from loop_node.socketio import masking
-from loop_node.socketio.hosting import HOSTED_APP_QUEUE_SIZE, MeteredStream, RendezvousWebsocket, decline_compression
+from loop_node.socketio import tuning
+from loop_node.socketio.hosting import HOSTED_APP_QUEUE_SIZE, MeteredStream, RendezvousWebsocket
 from loop_node.socketio.limits import Limits
 from loop_node.socketio.server import max_body_bytes, open_socketio_server
 
 PATH = "/ws/socket.io"
 
-# the suite runs a short form; `--hypothesis-profile=long` is the campaign
-settings.register_profile("short", max_examples=100, deadline=None)
-settings.register_profile(
-    "long", max_examples=50_000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-settings.load_profile("short")
-
-masking.install()
-decline_compression()
+tuning.install()
 
 
 @frozen

@@ -39,7 +39,7 @@ def test_payload_has_the_documented_form():
     assert encode_payload(["4hello", "2", b"\x01\x02\x03\x04"]) == b"4hello\x1e2\x1ebAQIDBA=="
 
 
-@pytest.mark.parametrize("body", [b"bAQI", b"b====", b"b A==", b"4ok\x1eb!", b"4\xff"])
+@pytest.mark.parametrize("body", [b"bAQI", b"b====", b"b A==", b"bA\\u0041==", b'b"', b"b\xff", b"4ok\x1eb!", b"4\xff"])
 def test_broken_payloads_are_refused(body):
     """Base64 and UTF-8 are read strictly."""
     with pytest.raises(ProtocolError):

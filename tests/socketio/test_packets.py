@@ -49,7 +49,7 @@ def test_round_trip(packet):
     assert read(*encode(packet)) == packet
 
 
-@given(st.lists(packets, max_size=5))
+@given(st.lists(packets, max_size=3))
 def test_a_reader_takes_packet_after_packet(sent):
     """Nothing of one packet sticks to the next."""
     reader = PacketReader(Limits())

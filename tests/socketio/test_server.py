@@ -60,7 +60,7 @@ async def websocket(url, path=PATH + "/", extra="", headers=()):
 
 @asynccontextmanager
 async def raw_websocket(port):
-    """A client that connects and then reads nothing any more."""
+    """A client that connects by hand and then reads nothing any more."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(
             b"GET /ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
@@ -68,7 +68,7 @@ async def raw_websocket(port):
         )
         assert b" 101 " in await stream.receive_some(1000)
         await stream.send_all(b"\x81\x82\0\0\0\x0040")
-        yield
+        yield stream
 
 
 async def connect(ws):
@@ -448,6 +448,28 @@ async def test_handlers_of_a_peer_are_bounded(serve, until):
         assert sorted(running) == [0, 1]
         free.set()
         await until(lambda: len(running) == 5)
+
+
+async def test_what_a_busy_server_takes_from_a_client_is_bounded(serve):
+    """A client that sends without end is held back by its own socket, far below what it would like to send."""
+
+    async def busy(_peer, _data):
+        await trio.sleep_forever()
+
+    size = 1_000_000
+    limits = Limits(max_payload_bytes=size, max_packet_bytes=2 * size, max_handler_bytes=2 * size, handler_grace_s=0.1)
+    header = b'451-["busy",{"_placeholder":true,"num":0}]'
+    frames = b"\x81" + bytes([0x80 | len(header)]) + bytes(4) + header
+    frames += b"\x82\xff" + size.to_bytes(8, "big") + bytes(4) + bytes(size)
+    sent = 0
+    async with serve({"busy": busy}, limits=limits) as served, raw_websocket(served.port) as stream:
+        held_back = False
+        while not held_back:
+            with trio.move_on_after(0.5) as scope:
+                await stream.send_all(frames)
+                sent += size
+            held_back = scope.cancelled_caught
+            assert sent < 40 * size  # the kernel's buffers are the larger part
 
 
 async def test_waiting_for_handlers_kills_no_peer(serve, quick_limits):

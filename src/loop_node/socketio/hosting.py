@@ -1,24 +1,21 @@
 """What the web server around Socket.IO has to do so that the limits hold, and to be fast.
 
 Use all of it: `HOSTED_APP_QUEUE_SIZE` for hypercorn's config, `MeteredStream` around every accepted stream, `RendezvousWebsocket` as the
-app's `asgi_websocket_class`, and once per process `decline_compression` and `masking.install`. Besides, hypercorn's
-`websocket_max_message_size` is `Limits.max_payload_bytes`, and quart's `MAX_CONTENT_LENGTH` at least `server.max_body_bytes`.
+app's `asgi_websocket_class`, and once per process `tuning.install`. Besides, hypercorn's `websocket_max_message_size` is
+`Limits.max_payload_bytes`, and quart's `MAX_CONTENT_LENGTH` at least `server.max_body_bytes`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
-from hypercorn.protocol import ws_stream
 from quart_trio.asgi import TrioASGIWebsocketConnection
-from wsproto.extensions import Extension
 
 if TYPE_CHECKING:
     from hypercorn.typing import WebsocketScope
     from quart_trio import QuartTrio
 
-__all__ = ["HOSTED_APP_QUEUE_SIZE", "MeteredStream", "RendezvousWebsocket", "decline_compression"]
+__all__ = ["HOSTED_APP_QUEUE_SIZE", "MeteredStream", "RendezvousWebsocket"]
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +27,6 @@ _SEND_BYTES = 256 * 1024
 _TOO_BIG_CLOSE = b"\x88\x02\x03\xf1"  # hypercorn's close frame with status 1009
 _DRAIN_S = 10
 _DRAIN_IDLE_S = 0.5
-
-
-def decline_compression() -> None:
-    """Let hypercorn decline permessage-deflate, in the whole process.
-
-    It accepts it from whoever offers it, and deflating an image costs seven times its way.
-
-    Raises:
-        AttributeError: This hypercorn has no name of this kind.
-    """
-    if not hasattr(ws_stream, "server_extensions_handshake"):
-        raise AttributeError("hypercorn's ws_stream has no server_extensions_handshake: it is another release")
-    ws_stream.server_extensions_handshake = _accept_no_extension
-
-
-def _accept_no_extension(_offered: Iterable[str], _supported: Sequence[Extension]) -> bytes | None:
-    return None
 
 
 class RendezvousWebsocket(TrioASGIWebsocketConnection):

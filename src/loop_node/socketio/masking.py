@@ -1,9 +1,8 @@
 """Websocket masking by numpy: wsproto's own, in pure Python, is most of what a 2.7 MB frame costs."""
 
 import numpy as np
-import wsproto.frame_protocol
 
-__all__ = ["NumpyMasker", "install"]
+__all__ = ["NumpyMasker"]
 
 
 class NumpyMasker:
@@ -26,16 +25,3 @@ class NumpyMasker:
         turned = len(masked) % 4
         self._key = self._key[turned:] + self._key[:turned]
         return masked
-
-
-def install() -> None:
-    """Let wsproto mask by numpy, in the whole process.
-
-    Raises:
-        AttributeError: This wsproto has no masker of that name.
-    """
-    if not hasattr(wsproto.frame_protocol, "XorMaskerSimple"):
-        raise AttributeError(
-            "wsproto.frame_protocol has no XorMaskerSimple: it is not the release this was written for"
-        )
-    wsproto.frame_protocol.XorMaskerSimple = NumpyMasker  # type: ignore[assignment,misc] # the place of a class is taken

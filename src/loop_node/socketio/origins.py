@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 __all__ = ["is_accepted_origin"]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def is_accepted_origin(origin: str | None, hosts: Collection[str], allowed: Collection[str]) -> bool:
@@ -25,12 +25,15 @@ def is_accepted_origin(origin: str | None, hosts: Collection[str], allowed: Coll
     if origin in {entry.lower().rstrip("/") for entry in allowed}:
         return True
     scheme, _, host = origin.partition("://")
-    return scheme in {"http", "https"} and any(_split_host(host, scheme) == _split_host(own, scheme) for own in hosts)
+    if scheme not in _DEFAULT_PORTS:
+        return False
+    page = _split_host(host, scheme)
+    return page is not None and page in [_split_host(own, scheme) for own in hosts]
 
 
-def _split_host(host: str, scheme: str) -> tuple[str | None, int | None]:
+def _split_host(host: str, scheme: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(f"//{host.strip()}")
-        return parts.hostname, parts.port or _DEFAULT_PORTS[scheme]
+        return (parts.hostname, parts.port or _DEFAULT_PORTS[scheme]) if parts.hostname else None
     except ValueError:
-        return None, None
+        return None

@@ -66,7 +66,7 @@ class Handlers:
             return self.error_ack(event.name, f"event {event.name} failed: {type(error).__name__}, see this node's log")
 
     def _refuse(self, peer: "Peer", event_name: str, message: str) -> Value:
-        log.warning("Socket.IO peer %s: event %.100r refused: %s", peer.sid, event_name, message)
+        log.warning("Socket.IO peer %s: event %.100r refused: %r", peer.sid, event_name, message)
         return self.error_ack(event_name, message)
 
 
