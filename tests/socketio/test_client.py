@@ -15,6 +15,14 @@ from loop_node.socketio.session import bare_exception
 UPSTREAM = [sys.executable, str(Path(__file__).parent / "programs" / "upstream_server.py")]
 
 
+async def read_line(process):
+    line = b""
+    with trio.fail_after(20):
+        while not line.endswith(b"\n"):
+            line += await process.stdout.receive_some(100)
+    return line
+
+
 @pytest.fixture
 def upstream():
     """python-socketio's AsyncServer under uvicorn in a process of its own: `async with upstream() as (process, port)`."""
@@ -25,9 +33,7 @@ def upstream():
             async with trio.open_nursery() as nursery:
                 run = partial(trio.run_process, [*UPSTREAM, str(port)], stdout=subprocess.PIPE, check=False)
                 process = await nursery.start(run)
-                with trio.fail_after(20):
-                    line = await process.stdout.receive_some(100)
-                yield process, int(line)
+                yield process, int(await read_line(process))
                 process.kill()
 
     return start
@@ -77,7 +83,7 @@ async def test_a_server_gone_mid_call_and_back(upstream):
         url = f"http://127.0.0.1:{port}"
 
         async def kill():
-            await process.stdout.receive_some(100)
+            assert await read_line(process) == b"never\n"
             process.kill()
 
         nursery.start_soon(kill)
@@ -166,6 +172,15 @@ async def test_handlers_end_with_the_context(serve, until):
             await trio.testing.wait_all_tasks_blocked(0.05)
         assert ended
         await until(lambda: not served.server.peers)
+
+
+async def test_passwords_in_urls_stay_out_of_errors():
+    """A user and a password in the URL are in no message."""
+    for url in ("http://me:secret@127.0.0.1:1", "ftp://me:secret@host"):
+        with pytest.raises((ConnectionError, ValueError)) as error:
+            async with open_socketio(url):
+                pass
+        assert "secret" not in str(error.value)
 
 
 @asynccontextmanager

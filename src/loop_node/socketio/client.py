@@ -116,13 +116,15 @@ async def _open_stream(target: SplitResult, ssl_context: SSLContext | None) -> t
     if target.scheme == "ws":
         return stream
     tls = trio.SSLStream(stream, ssl_context or create_default_context(), server_hostname=host, https_compatible=True)
+    done = False
     try:
         await tls.do_handshake()
-    except BaseException as error:
-        await trio.aclose_forcefully(stream)
-        if isinstance(error, trio.BrokenResourceError):
-            raise ConnectionError(f"no TLS connection to {target.netloc}: {error.__cause__ or error}") from error
-        raise
+        done = True
+    except trio.BrokenResourceError as error:
+        raise ConnectionError(f"no TLS connection to {target.netloc}: {error.__cause__ or error}") from error
+    finally:
+        if not done:
+            await trio.aclose_forcefully(stream)
     return tls
 
 
@@ -137,7 +139,7 @@ async def _shake_hands(
         return await wrap_client_stream(
             nursery,
             cast(trio.SocketStream, _WatchedStream(stream, handshake)),
-            target.netloc.rpartition("@")[2],
+            target.netloc,
             f"{target.path}?{target.query}",
             extra_headers=headers,
             max_message_size=limits.max_payload_bytes,
@@ -183,9 +185,14 @@ def _websocket_target(url: str, path: str) -> SplitResult:
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme)
     if scheme is None or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a Socket.IO server: it should be like https://host")
+        raise ValueError(f"{_without_user(url)!r} is no URL of a Socket.IO server: it should be like https://host")
     full_path = f"{parts.path.rstrip('/')}/{path.strip('/')}/"
-    return SplitResult(scheme, parts.netloc, full_path, "EIO=4&transport=websocket", "")
+    return SplitResult(scheme, _without_user(parts.netloc), full_path, "EIO=4&transport=websocket", "")
+
+
+def _without_user(place: str) -> str:
+    """Take off a user and a password, which are no business of a log."""
+    return place.rpartition("@")[2]
 
 
 def _encode_headers(headers: Mapping[str, str], cookies: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

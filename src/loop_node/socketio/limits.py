@@ -21,8 +21,7 @@ class Limits:
     Memory per peer, the worst case: four messages of `max_payload_bytes` in the web server (one complete, one queued, one handed over,
     one read), one packet of `max_packet_bytes` being put together, handlers with `max_handler_bytes` and one packet more,
     `max_outgoing_bytes` and one packet more waiting, one message in three copies on its way out. With the defaults that is 1 GiB for a
-    peer that does all of it at once, and less than a megabyte for a robot between two images. Parsed JSON takes more room than its
-    text; `max_json_values` keeps that below 250 MiB per packet.
+    peer that does all of it at once. Parsed JSON takes more room than its text; `max_json_values` keeps that below 250 MiB per packet.
 
     Attributes:
         max_payload_bytes: The largest message, and the largest single attachment; announced as maxPayload.

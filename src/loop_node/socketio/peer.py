@@ -25,7 +25,7 @@ from loop_node.socketio.packets import Packet, PacketReader, PacketType, Value, 
 
 __all__ = ["Acked", "ConnectRequested", "Connected", "Event", "EventReceived", "PeerProtocol", "Refused", "Transport"]
 
-MAX_FRAMES_PER_PAYLOAD = 16
+_MAX_FRAMES_PER_PAYLOAD = 16
 """python-engineio's client refuses a polling response with more packets."""
 
 
@@ -358,7 +358,7 @@ class PeerProtocol:
             self._outgoing_bytes = 0
             self._awaited_acks.clear()
 
-    def take_frames(self, max_frames: int = MAX_FRAMES_PER_PAYLOAD) -> list[Frame]:
+    def take_frames(self, max_frames: int = _MAX_FRAMES_PER_PAYLOAD) -> list[Frame]:
         """Take the oldest frames that wait, together not more than the largest message unless it is one."""
         taken: list[Frame] = []
         taken_bytes = 0

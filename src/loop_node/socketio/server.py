@@ -260,6 +260,7 @@ class SocketIoServer:
 
     async def _move_frames(self, peer: Peer) -> None:
         try:
+            await websocket.accept()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_frames, peer, nursery.cancel_scope)
                 while not peer.protocol.closed:
