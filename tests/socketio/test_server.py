@@ -424,10 +424,38 @@ async def test_a_polling_body_over_the_limit_drops_the_peer(serve, caplog):
     limits = Limits(max_payload_bytes=300_000)
     async with serve({}, limits=limits) as served, httpx.AsyncClient() as http:
         client = await Polling(http, served.url).open()
-        with pytest.raises(httpx.HTTPStatusError, match="413"):
-            await client.post("4" * 500_000)
+        request = f"POST {PATH}/?EIO=4&transport=polling&sid={client.params['sid']} HTTP/1.1\r\n"
+        async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+            await stream.send_all(f"{request}Host: x\r\nContent-Length: 500000\r\n\r\n".encode())
+            assert b" 413 " in await stream.receive_some()
         assert not served.server.peers
-    assert "is dropped" in caplog.text
+    assert "is dropped: a polling body is larger" in caplog.text
+
+
+async def test_a_polling_client_killed_mid_message(serve, until, caplog):
+    """A body that breaks off ends its session at once: the client is out of step."""
+    async with serve({}) as served, httpx.AsyncClient() as http:
+        client = await Polling(http, served.url).open()
+        request = f"POST {PATH}/?EIO=4&transport=polling&sid={client.params['sid']} HTTP/1.1\r\n"
+        async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+            await stream.send_all(f"{request}Host: x\r\nContent-Length: 500000\r\n\r\n42[".encode())
+        await until(lambda: not served.server.peers)
+    assert "is dropped: a polling body broke off" in caplog.text
+
+
+async def test_handlers_begin_in_the_order_of_their_events(serve, until):
+    """Handlers run side by side, but none begins before those of earlier events."""
+    begun = []
+
+    async def note(_peer, number):
+        begun.append(number)
+        await trio.lowlevel.checkpoint()
+
+    async with serve({"note": note}) as served, open_socketio(served.url) as client:
+        for number in range(100):
+            await client.emit("note", number)
+        await until(lambda: len(begun) == 100)
+    assert begun == list(range(100))
 
 
 async def test_handlers_of_a_peer_are_bounded(serve, until):

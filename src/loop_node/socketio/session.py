@@ -176,7 +176,7 @@ class Peer:
             case ConnectRequested():
                 return event
             case EventReceived():
-                self._start_handler(event)
+                await self._start_handler(event)
                 await self._wait_for_handlers()
             case Acked():
                 call = self._calls[event.ack_id]
@@ -281,12 +281,16 @@ class Peer:
 
     # handlers
 
-    def _start_handler(self, event: EventReceived) -> None:
+    async def _start_handler(self, event: EventReceived) -> None:
+        """Start the event's handler and see it begin: handlers begin in the order of their events."""
         self._running += 1
         self._running_bytes += event.size_bytes
-        self._nursery.start_soon(self._handle, event, name=f"socketio event {event.name[:40]!r}")
+        begun = trio.Event()
+        self._nursery.start_soon(self._handle, event, begun, name=f"socketio event {event.name[:40]!r}")
+        await begun.wait()
 
-    async def _handle(self, event: EventReceived) -> None:
+    async def _handle(self, event: EventReceived, begun: trio.Event) -> None:
+        begun.set()
         try:
             value = await self._handlers(self, event)
             if event.ack_id is not None:
