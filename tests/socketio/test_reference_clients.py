@@ -128,7 +128,7 @@ async def test_a_client_that_stops_answering_pings(serve, until, quick_limits, t
     limits = evolve(quick_limits, ping_interval_s=0.5, ping_timeout_s=1)
     async with serve(handlers([]), limits=limits) as served, open_socketio(served.url), trio.open_nursery() as nursery:
         process = await start_client(nursery, served, "idle", transport)
-        await trio.sleep(2)
+        await trio.sleep(1.8)
         assert len(served.server.peers) == 2
         process.send_signal(signal.SIGSTOP)
         await until(lambda: len(served.server.peers) == 1)
