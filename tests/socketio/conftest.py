@@ -69,7 +69,7 @@ def until():
 
     async def wait(condition, timeout_s=10):
         with trio.fail_after(timeout_s):
-            while not condition():  # noqa: ASYNC110 # what it waits for sets no event
+            while not condition():  # what it waits for sets no event
                 await trio.sleep(0.01)
 
     return wait

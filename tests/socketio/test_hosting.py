@@ -34,7 +34,7 @@ async def test_what_is_wrapped_shows_through():
         await wrapped.send_eof()
 
 
-async def test_a_stalled_connection_is_broken(autojump_clock):  # noqa: ARG001 # pytest-trio runs on it
+async def test_a_stalled_connection_is_broken(autojump_clock):  # pytest-trio runs on it
     """Sending to someone who takes nothing ends after `stall_s`, shielded or not."""
     ours, _theirs = trio.testing.lockstep_stream_pair()
     stream = MeteredStream(ours, stall_s=20)
@@ -43,7 +43,7 @@ async def test_a_stalled_connection_is_broken(autojump_clock):  # noqa: ARG001 #
     assert trio.current_time() == pytest.approx(20)
 
 
-async def test_a_slow_connection_is_not_a_stalled_one(autojump_clock):  # noqa: ARG001 # pytest-trio runs on it
+async def test_a_slow_connection_is_not_a_stalled_one(autojump_clock):  # pytest-trio runs on it
     """As long as something is taken in time, the whole may take as long as it likes."""
     ours, theirs = trio.testing.lockstep_stream_pair()
     stream = MeteredStream(ours, stall_s=20)
@@ -60,7 +60,7 @@ async def test_a_slow_connection_is_not_a_stalled_one(autojump_clock):  # noqa: 
     assert trio.current_time() == pytest.approx(60)
 
 
-async def test_after_a_message_too_large_nothing_is_read(autojump_clock, caplog):  # noqa: ARG001 # pytest-trio runs on it
+async def test_after_a_message_too_large_nothing_is_read(autojump_clock, caplog):  # pytest-trio runs on it
     """Once hypercorn has sent 1009 it gets the end of the stream, and the rest of the message is thrown away."""
     stream, other = metered()
     await stream.send_all(UPGRADE)
@@ -71,7 +71,7 @@ async def test_after_a_message_too_large_nothing_is_read(autojump_clock, caplog)
     assert "larger than allowed" in caplog.text
 
 
-async def test_a_client_that_never_stops_sending_is_not_listened_to_for_ever(autojump_clock):  # noqa: ARG001 # pytest-trio runs on it
+async def test_a_client_that_never_stops_sending_is_not_listened_to_for_ever(autojump_clock):  # pytest-trio runs on it
     """Throwing away has an end."""
     stream, other = metered()
     await stream.send_all(UPGRADE)

@@ -4,7 +4,7 @@ Resources outside, supervised tasks inside::
 
     nursery "node"
     |- watch_signals        first signal: stop; second: the end at once
-    `- listeners, engine
+    `- listeners, engine, Socket.IO server { per peer: timekeeper, handlers }
        `- supervise
           |- http_server    VITAL       ends when stopped and drained, and all others with it
           `- model_loader   DEGRADABLE  builds the model that was asked for and installs it
@@ -21,9 +21,13 @@ from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.serving.app import create_app
 from loop_node.serving.http_server import HttpLimits, open_listeners, serve_http
 from loop_node.settings import Settings
+from loop_node.socketio import tuning
+from loop_node.socketio.limits import Limits
+from loop_node.socketio.server import SocketIoServer, open_socketio_server
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
 from .detection import Detector
+from .events import detector_events, error_ack
 from .logic import DetectorLogicFactory
 from .models import ModelBuild, ModelLoader, prepare_build
 from .rest import detector_endpoints
@@ -55,6 +59,7 @@ async def run_detector(
         SettingsError: The address is taken, or the model that was asked for is not there.
         TaskGivenUp: A vital task failed for good.
     """
+    tuning.install()
     build = prepare_build(settings, factory)
     _tell_what_is_missing(settings, build)
     stop = trio.Event()
@@ -81,36 +86,51 @@ async def _run_tasks(
     state = DetectorState(version_control=VersionControl(settings.version_control_default))
     loader = ModelLoader(engine, state, build)
     detector = Detector(engine, settings.max_image_pixels, trio.CapacityLimiter(os.cpu_count() or 1))
-    app = create_app(
-        settings.node_name,
-        detector_endpoints(detector, state),
-        health=health,
-        not_ready=lambda: [] if engine.model else [engine.why_no_model],
-        max_body_bytes=settings.max_body_bytes,
-    )
     limits = HttpLimits(connections=settings.max_connections, body_bytes=settings.max_body_bytes)
     tasks = trio.CancelScope()
+    async with open_socketio_server(
+        detector_events(detector, state, loader.load),
+        limits=Limits(max_payload_bytes=settings.max_body_bytes),
+        allowed_origins=settings.cors_allowed_origins,
+        error_ack=error_ack,
+    ) as socketio:
+        app = create_app(
+            settings.node_name,
+            detector_endpoints(detector, state),
+            health=health,
+            not_ready=lambda: [] if engine.model else [engine.why_no_model],
+            max_body_bytes=settings.max_body_bytes,
+            socketio=socketio,
+        )
 
-    async def http_server(handle: TaskHandle) -> None:
-        await serve_http(app, listeners, stop=stop, limits=limits, ready=handle.ready)
-        tasks.cancel()
+        async def http_server(handle: TaskHandle) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_part_from_peers, stop, socketio)
+                await serve_http(app, listeners, stop=stop, limits=limits, ready=handle.ready)
+                nursery.cancel_scope.cancel()
+            tasks.cancel()
 
-    async def model_loader(handle: TaskHandle) -> None:
-        handle.ready()
-        try:
-            if build is not None:
-                await loader.load()
-        finally:
-            state.operation_mode = OperationMode.IDLE
+        async def model_loader(handle: TaskHandle) -> None:
+            handle.ready()
+            try:
+                if build is not None:
+                    await loader.load()
+            finally:
+                state.operation_mode = OperationMode.IDLE
 
-    wanted = change_tasks(
-        [
-            Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL),
-            Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE),
-        ]
-    )
-    with tasks:
-        await supervise(wanted, health=health)
+        wanted = change_tasks(
+            [
+                Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL),
+                Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE),
+            ]
+        )
+        with tasks:
+            await supervise(wanted, health=health)
+
+
+async def _part_from_peers(stop: trio.Event, socketio: SocketIoServer) -> None:
+    await stop.wait()
+    await socketio.finish()
 
 
 def _tell_what_is_missing(settings: Settings, build: ModelBuild | None) -> None:

@@ -12,6 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from loop_node import logs
 from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
+from loop_node.socketio.hosting import RendezvousWebsocket
+from loop_node.socketio.server import SocketIoServer
 from loop_node.supervision import Health
 
 from . import openapi
@@ -22,6 +24,7 @@ __all__ = ["create_app", "json_answer", "text_answer"]
 
 logger = logging.getLogger(__name__)
 
+SOCKETIO_PATH: Final = "/ws/socket.io"
 _BODY_TIMEOUT_S: Final = 60
 _BODIES_AT_ONCE: Final = 8
 """How many bodies of the largest size fit into memory; thousands of ordinary images do."""
@@ -45,6 +48,7 @@ def create_app(
     health: Health,
     not_ready: Callable[[], Sequence[str]],
     max_body_bytes: int,
+    socketio: SocketIoServer | None = None,
 ) -> QuartTrio:
     """An app with the node's own endpoints and those that every node has.
 
@@ -54,14 +58,24 @@ def create_app(
         health: What the supervisor knows of the node's tasks.
         not_ready: One line per reason why this node cannot do its work yet; none means ready.
         max_body_bytes: Larger request bodies are answered with 413.
+        socketio: To be mounted where clients of Learning Loop nodes look for it.
     """
     app = QuartTrio("loop_node", static_folder=None, template_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=_BODY_TIMEOUT_S, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(
+        MAX_CONTENT_LENGTH=max_body_bytes,
+        MAX_BODY_BYTES=max_body_bytes,
+        BODY_TIMEOUT=_BODY_TIMEOUT_S,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+    )
     table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
     budget = BodyBudget(_BODIES_AT_ONCE * max_body_bytes, max_body_bytes)
     for endpoint in [*table, *openapi.pages(title, table)]:
         handle = _within(budget, endpoint.handle)
         app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", handle, methods=[endpoint.method])
+    if socketio is not None:
+        app.config["MAX_CONTENT_LENGTH"] = socketio.max_body_bytes  # as base64 a message is larger
+        app.asgi_websocket_class = RendezvousWebsocket
+        socketio.mount(app, SOCKETIO_PATH)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LoopNodeError, _our_error)
     app.after_request(_echo_request_id)
@@ -70,18 +84,21 @@ def create_app(
 
 def _within(budget: BodyBudget, handle: Handle) -> Handle:
     async def bounded() -> Response:
-        has_body = request.content_length or request.headers.get("Transfer-Encoding")
-        with budget.take(request.content_length if has_body else 0):
+        length = request.content_length
+        if length is not None and length > budget.largest_bytes:
+            raise TooLarge(f"the body is larger than {budget.largest_bytes} bytes")
+        with budget.take(None if "Transfer-Encoding" in request.headers else length or 0):
             return await handle()
 
     return bounded
 
 
 async def _http_error(error: HTTPException) -> Response:
-    """Unknown path, wrong method, body too large or too slow, and 500, which quart has logged with its traceback."""
-    # websockets end here too, where there is no request
-    said = f"the body is larger than {request.max_content_length} bytes" if error.code == 413 else error.name
-    answer = json_answer({"detail": said}, error.code or 500)
+    """Unknown path, wrong method, a body that comes too slowly, and 500, which quart has logged with its traceback.
+
+    Websockets end here too, where there is no request.
+    """
+    answer = json_answer({"detail": error.name}, error.code or 500)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             answer.headers[name] = value

@@ -1,14 +1,10 @@
-"""A TCP connection with manners: wide reads, no stuck writes, and a close that does not eat the last answer."""
+"""A TCP connection with manners: bounded reads and writes, and a close that does not eat the last answer."""
 
 import trio
 
+from loop_node.socketio.hosting import MeteredStream
+
 __all__ = ["Connection"]
-
-_RECEIVE_BYTES = 1 << 20
-"""An image comes in one or two reads instead of dozens; 64 KiB reads cost 13 % of a request."""
-
-_SEND_BYTES = 1 << 16
-"""A peer must take this much within the write timeout."""
 
 
 class Connection:
@@ -16,15 +12,15 @@ class Connection:
 
     Args:
         stream: The accepted connection; owned from now on.
-        write_timeout_s: A peer that takes less than 64 KiB in this time is dropped. hypercorn shields its writes from
-            cancellation, so without this bound one peer that stops reading could hold up the end of the node.
-        linger_s: After our end is closed (`closing` is set then), how long the peer's remaining bytes are read and thrown away. Closing with
-            unread bytes makes the kernel send a reset, which can take an early answer (413, 422) with it.
+        stall_s: A peer that takes nothing for this long is dropped, see `MeteredStream`.
+        linger_s: After our end is closed (`closing` is set then), how long the peer's remaining bytes are read and
+            thrown away. Closing with unread bytes makes the kernel send a reset, which can take an early answer (413,
+            422) with it.
     """
 
-    def __init__(self, stream: trio.SocketStream, *, write_timeout_s: float = 30, linger_s: float = 2) -> None:
-        self._stream = stream
-        self._write_timeout_s = write_timeout_s
+    def __init__(self, stream: trio.SocketStream, *, stall_s: float = 30, linger_s: float = 2) -> None:
+        self._socket_stream = stream
+        self._stream = MeteredStream(stream, stall_s=stall_s)
         self._linger_s = linger_s
         self._reading = False
         self._their_end = trio.Event()
@@ -33,15 +29,15 @@ class Connection:
     @property
     def socket(self) -> trio.socket.SocketType:
         """The socket below, for its addresses."""
-        return self._stream.socket
+        return self._socket_stream.socket
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
-        """Up to 1 MiB, however little the caller asked for; nothing but the end once we are closing."""
+        """What comes next, in large pieces; nothing but the end once we are closing."""
         self._reading = True
         try:
-            data = await self._stream.receive_some(_RECEIVE_BYTES)
+            data = await self._stream.receive_some()
             while data and self.closing.is_set():
-                data = await self._stream.receive_some(_RECEIVE_BYTES)
+                data = await self._stream.receive_some()
         finally:
             self._reading = False
             if self.closing.is_set():
@@ -49,18 +45,16 @@ class Connection:
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send everything, or raise `trio.BrokenResourceError` once the peer has stalled for too long."""
-        view = memoryview(data)
-        for start in range(0, len(view), _SEND_BYTES):
-            with trio.move_on_after(self._write_timeout_s) as patience:
-                await self._stream.send_all(view[start : start + _SEND_BYTES])
-            if patience.cancelled_caught:
-                self.abort()
-                raise trio.BrokenResourceError("the peer stopped reading")
+        """Send everything.
+
+        Raises:
+            trio.BrokenResourceError: The peer is gone, or has taken nothing for too long.
+        """
+        await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
         """Tell the peer that nothing more comes."""
-        await self._stream.send_eof()
+        await self._socket_stream.send_eof()
 
     async def aclose(self) -> None:
         """Close: at once for the peer, after the linger for us. Cancelled, the socket is closed all the same."""
@@ -76,11 +70,11 @@ class Connection:
     def abort(self) -> None:
         """Close the socket now; whoever waits on it gets `trio.ClosedResourceError`."""
         self.closing.set()
-        self._stream.socket.close()
+        self._socket_stream.socket.close()
 
     async def _drain(self) -> None:
         try:
-            await self._stream.send_eof()
+            await self._socket_stream.send_eof()
             if self._reading:
                 await self._their_end.wait()
             else:

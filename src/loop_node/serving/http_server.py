@@ -25,6 +25,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
 
 from loop_node.errors import SettingsError
+from loop_node.socketio.hosting import HOSTED_APP_QUEUE_SIZE
 
 from .connection import Connection
 from .http11 import Http11Connection, path_of
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 AsgiApp = Callable[[Any, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
 
+_REFUSED_BODY_S: Final = 10
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -187,7 +189,7 @@ class _Server:
         async def asgi(scope: Any, receive: Any, send: Any) -> None:
             path = path_of(scope["path"])
             if path is None:
-                await _refuse_target(scope, send)
+                await _refuse_target(scope, receive, send)
                 return
             scope["path"] = path
             await app(scope, receive, partial(self._send, send) if scope["type"] == "http" else send)
@@ -204,8 +206,11 @@ class _Server:
             await send(message)
 
 
-async def _refuse_target(scope: Any, send: Any) -> None:
+async def _refuse_target(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
+        with trio.move_on_after(_REFUSED_BODY_S):
+            while (await receive()).get("more_body"):  # hypercorn waits until somebody takes the body
+                pass
         body = b'{"detail":"the request target must be a path"}'
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
@@ -222,5 +227,6 @@ def _hypercorn_config(limits: HttpLimits) -> Config:
     config.keep_alive_timeout = limits.keep_alive_s
     config.keep_alive_max_requests = 2**62
     config.websocket_max_message_size = limits.body_bytes
+    config.max_app_queue_size = HOSTED_APP_QUEUE_SIZE
     config.h11_max_incomplete_size = 64 << 10
     return config

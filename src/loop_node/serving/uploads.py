@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 from attrs import define, frozen
-from quart import Request
+from quart import Request, current_app
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
 from loop_node.errors import InputError, Overloaded, TooLarge
@@ -85,10 +86,18 @@ async def read_body(request: Request) -> bytes:
     """The whole body.
 
     Raises:
-        werkzeug.exceptions.RequestEntityTooLarge: More than MAX_CONTENT_LENGTH.
+        TooLarge: More than the app's MAX_BODY_BYTES.
         werkzeug.exceptions.RequestTimeout: It did not come within BODY_TIMEOUT.
     """
-    return cast(bytes, await request.get_data(cache=False))
+    limit_bytes = current_app.config["MAX_BODY_BYTES"]
+    too_large = TooLarge(f"the body is larger than {limit_bytes} bytes")
+    try:
+        body = cast(bytes, await request.get_data(cache=False))
+    except RequestEntityTooLarge:
+        raise too_large from None
+    if len(body) > limit_bytes:  # the app itself lets Socket.IO's long-polling have more
+        raise too_large
+    return body
 
 
 def split_multipart(body: bytes, boundary: str) -> list[Upload]:

@@ -90,6 +90,17 @@ class SocketIoServer:
             app.add_url_rule(rule, name, self._serve_http, methods=["GET", "POST", "OPTIONS"], strict_slashes=True)
             app.add_websocket(rule, f"{name}_websocket", self._serve_websocket, strict_slashes=True)
 
+    @property
+    def max_body_bytes(self) -> int:
+        """What the app must let a long-polling request have."""
+        return max_body_bytes(self._limits)
+
+    async def finish(self) -> None:
+        """Part from every peer in good order: what it has asked is answered first."""
+        async with trio.open_nursery() as partings:
+            for peer in self.peers:
+                partings.start_soon(peer.finish, "the server stops")
+
     # peers
 
     async def _open_peer(self, transport: Transport, headers: Mapping[str, str], address: str) -> Peer:
@@ -110,7 +121,7 @@ class SocketIoServer:
         await self._nursery.start(self._run_peer, engine_sid, peer, name=f"socketio peer {address}")
         return peer
 
-    async def _run_peer(
+    async def _run_peer(  # it hands task_status on
         self, engine_sid: str, peer: Peer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         try:

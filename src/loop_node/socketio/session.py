@@ -145,9 +145,16 @@ class Peer:
         self._stir()
         await self.wait_closed()
 
+    async def finish(self, reason: str) -> None:
+        """Let the events that are being handled be answered, then say goodbye as `disconnect`."""
+        await self._until(lambda: not self._running or self.protocol.closed)
+        await self.disconnect(reason)
+
     # for the shells
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:  # too common a name for the list
         """Keep time and run handlers until the protocol is closed and the handlers are done, or out of their grace."""
         try:
             async with trio.open_nursery() as nursery:
@@ -340,4 +347,4 @@ def bare_exception() -> Iterator[None]:
     except BaseExceptionGroup as group:
         if len(group.exceptions) > 1:
             raise
-        raise group.exceptions[0] from None
+        raise group.exceptions[0] from None  # noqa: ASYNC123 # that the group goes is the purpose

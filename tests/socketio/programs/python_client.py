@@ -24,7 +24,7 @@ async def run_async(url, transports):
         client.on("question", answer)
         await client.connect(url, transports=transports, socketio_path=PATH, wait_timeout=5, headers={"project": "p"})
         if len(transports) == 2:
-            while client.transport() != "websocket":  # noqa: ASYNC110 # the upgrade sets no event
+            while client.transport() != "websocket":  # the upgrade sets no event
                 await asyncio.sleep(0.01)
         await client.emit("upload", JPEG)
         return {

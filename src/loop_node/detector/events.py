@@ -1,0 +1,173 @@
+"""The detector's Socket.IO side: the contract's events of all generations, their requests and acks.
+
+An error ack of `detect` carries the four lists as null beside `error` (`items` of `batch_detect` likewise): a client that
+does not look at `error` then fails, instead of taking the fault for an empty scene.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from loop_node.errors import InputError
+from loop_node.images import read_raw
+from loop_node.schemas.wire import model_json, unstructure
+from loop_node.socketio.packets import Value
+from loop_node.socketio.session import Handler, Peer
+
+from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, Pixels, read_creation_date
+from .state import DetectorState
+
+__all__ = ["detector_events", "error_ack"]
+
+logger = logging.getLogger(__name__)
+
+_LISTS: Final = ("box_detections", "point_detections", "segmentation_detections", "classification_detections")
+_NOTHING_SEEN: Final[Mapping[str, dict[str, Value]]] = {
+    "detect": dict.fromkeys(_LISTS),
+    "batch_detect": {"items": None},
+}
+_CAMERA_KEYS: Final = ("camera_id", "camera-id", "mac")
+
+
+def error_ack(event: str, message: str) -> Value:
+    """How an error is told to a client that wants an ack."""
+    return {"error": message} | _NOTHING_SEEN.get(event, {})
+
+
+def detector_events(
+    detector: Detector, state: DetectorState, reload_model: Callable[[], Awaitable[None]]
+) -> dict[str, Handler]:
+    """The table of the detector's events.
+
+    Args:
+        detector: Finds things.
+        state: What is said of it.
+        reload_model: Builds the current model anew and installs it.
+    """
+    events = _Events(detector, state, reload_model)
+    return {
+        "detect": events.detect,
+        "batch_detect": events.batch_detect,
+        "info": events.info,
+        "about": events.about,
+        "get_model_version": events.get_model_version,
+        "soft_reload": events.soft_reload,
+        "upload": _not_there("there is no outbox yet, the image was not kept"),
+        "get_outbox_mode": _not_there("there is no outbox yet"),
+        "set_outbox_mode": _not_there("there is no outbox yet"),
+        "set_model_version_mode": _not_there("this detector does not follow the Learning Loop yet"),
+    }
+
+
+@frozen
+class _Events:
+    """The handlers; `None` as data is what clients send that send none."""
+
+    detector: Detector
+    state: DetectorState
+    reload_model: Callable[[], Awaitable[None]]
+
+    async def detect(self, _peer: Peer, data: Value = None) -> Value:
+        request = _object(data)
+        image = self._image(request.get("image"), "image")
+        detection = await self.detector.detect(image, _order(request))
+        return _answer(detection)
+
+    async def batch_detect(self, _peer: Peer, data: Value = None) -> Value:
+        request = _object(data)
+        images = request.get("images")
+        if not isinstance(images, list):
+            raise InputError(f"images: a list of images is needed, not {type(images).__name__}")
+        read = [self._image(image, f"images[{index}]") for index, image in enumerate(images)]
+        return {"items": [_answer(one) for one in await self.detector.detect_batch(read, _order(request))]}
+
+    async def info(self, _peer: Peer, _data: Value = None) -> Value:
+        model = self.detector.engine.model
+        if model is None:
+            return {"status": "No model loaded"}
+        return model_json(model.information) | {"model_root_path": model.information.model_root_path}
+
+    async def about(self, _peer: Peer, _data: Value = None) -> Value:
+        return self.state.about(self.detector.engine.model)
+
+    async def get_model_version(self, _peer: Peer, _data: Value = None) -> Value:
+        versions: Value = unstructure(self.state.model_version(self.detector.engine.model))
+        return versions
+
+    async def soft_reload(self, _peer: Peer, _data: Value = None) -> Value:
+        await self.reload_model()
+        return {"status": "OK"}
+
+    def _image(self, image: Value, field: str) -> bytes | Pixels:
+        """The image in any of its forms: encoded bytes, `{format: jpeg, bytes}` or a raw array."""
+        if isinstance(image, bytes):
+            return image
+        if not isinstance(image, dict):
+            raise InputError(f"{field}: an encoded image or an object with its bytes is needed, not {_kind(image)}")
+        data = image.get("bytes")
+        form = image.get("format", "raw")
+        if form == "jpeg" and isinstance(data, bytes):
+            return data
+        if form != "raw":
+            raise InputError(f"{field}: format 'raw' or 'jpeg' with its bytes is needed, not {form!r:.40}")
+        return read_raw(
+            data, dtype=image.get("dtype"), shape=image.get("shape"), max_pixels=self.detector.max_image_pixels
+        )
+
+
+def _not_there(message: str) -> Handler:
+    async def refuse(_peer: Peer, *_args: Value) -> Value:
+        return {"error": message}
+
+    return refuse
+
+
+def _answer(detection: Detection) -> Value:
+    answer: Value = unstructure(detection.metadata)
+    return answer
+
+
+def _object(data: Value) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise InputError(f"an object with the request's fields is needed, not {_kind(data)}")
+    return data
+
+
+def _order(request: Mapping[str, Any]) -> DetectionOrder:
+    said = {name: _text(request, name) for name in ("source", "creation_date", *_CAMERA_KEYS)}
+    return DetectionOrder(
+        camera_id=next((said[key] for key in _CAMERA_KEYS if said[key]), None),
+        tags=_tags(request.get("tags")),
+        source=said["source"],
+        creation_date=read_creation_date(said["creation_date"]),
+        autoupload=_autoupload(request.get("autoupload", AUTOUPLOAD_MODES[0])),
+    )
+
+
+def _text(request: Mapping[str, Any], name: str) -> str | None:
+    value = request.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{name}: a text is needed, not {_kind(value)}")
+    return value or None
+
+
+def _tags(tags: object) -> list[str]:
+    if tags is None:
+        return []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise InputError("tags: a list of texts is needed")
+    return tags
+
+
+def _autoupload(mode: object) -> str:
+    """Over Socket.IO another word has never cost a robot its detections: it uploads nothing and is logged."""
+    if isinstance(mode, str) and mode in AUTOUPLOAD_MODES:
+        return mode
+    logger.warning("autoupload %.40r is none of %s; nothing is uploaded", mode, ", ".join(AUTOUPLOAD_MODES))
+    return "disabled"
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__
