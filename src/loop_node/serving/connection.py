@@ -15,8 +15,9 @@ class Connection:
         stream: The accepted connection; owned from now on.
         write_timeout_s: A peer that takes no byte for this long is dropped. hypercorn shields its writes from
             cancellation, so without this bound one peer that stops reading could hold up the end of the node.
-        linger_s: After our end is closed (`closing` is set then), how long the peer's remaining bytes are read and thrown away. Closing with
-            unread bytes makes the kernel send a reset, which can take an early answer (413, 422) with it.
+        linger_s: After our end is closed (`closing` is set then), how long the peer's remaining bytes are read and
+            thrown away. Closing with unread bytes makes the kernel send a reset, which can take an early answer (413,
+            422) with it.
     """
 
     def __init__(self, stream: trio.SocketStream, *, write_timeout_s: float = 30, linger_s: float = 2) -> None:
@@ -24,6 +25,7 @@ class Connection:
         self._write_timeout_s = write_timeout_s
         self._linger_s = linger_s
         self._reading = False
+        self._sending = trio.Lock()
         self._their_end = trio.Event()
         self.closing = trio.Event()
 
@@ -46,16 +48,22 @@ class Connection:
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send everything, or raise `trio.BrokenResourceError` once the peer has stalled for too long."""
+        """Send everything, or raise `trio.BrokenResourceError` once the peer has stalled for too long.
+
+        Closing, it raises `trio.ClosedResourceError`: an answer may be ready just when the peer is seen to have gone.
+        """
         with trio.move_on_after(self._write_timeout_s) as patience:
-            await self._stream.send_all(data)
+            async with self._sending:
+                if self.closing.is_set():
+                    raise trio.ClosedResourceError("the connection is closing")
+                await self._stream.send_all(data)
         if patience.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the peer stopped reading")
 
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more comes."""
-        await self._stream.send_eof()
+        """Nothing: who says that nothing more comes closes next, and `aclose` says it when the last write is done."""
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close: at once for the peer, after the linger for us. Cancelled, the socket is closed all the same."""
@@ -75,7 +83,8 @@ class Connection:
 
     async def _drain(self) -> None:
         try:
-            await self._stream.send_eof()
+            async with self._sending:
+                await self._stream.send_eof()
             if self._reading:
                 await self._their_end.wait()
             else:
