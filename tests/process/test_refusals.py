@@ -201,6 +201,20 @@ async def test_who_wants_one_answer_sees_the_end_right_after_it(coco: Any, small
         assert (answer + rest).endswith(b"}")
 
 
+async def test_a_websocket_to_nowhere_is_404(coco: Any) -> None:
+    """The handshake is refused like any request, without a word in the log."""
+    before = coco.log
+    handshake = (
+        b"GET /no/such/path HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with await trio.open_tcp_stream(*coco.address) as stream:
+        await stream.send_all(handshake)
+        with trio.fail_after(20):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 404 ")
+    assert "Traceback" not in coco.log.removeprefix(before)
+
+
 async def test_a_client_that_leaves_is_no_error(coco: Any, small_jpeg: bytes) -> None:
     """Clients that go in mid-request, with or without a farewell, leave nothing in the log and nobody waiting."""
     before = coco.log

@@ -68,7 +68,8 @@ def create_app(
 
 async def _http_error(error: HTTPException) -> Response:
     """Unknown path, wrong method, body too large or too slow, and 500, which quart has logged with its traceback."""
-    said = {413: f"the body is larger than {request.max_content_length} bytes"}.get(error.code or 500, error.name)
+    # a websocket to nowhere comes here, too, and has no request
+    said = f"the body is larger than {request.max_content_length} bytes" if error.code == 413 else error.name
     answer = json_answer({"detail": said}, error.code or 500)
     for name, value in error.get_headers():
         if name.lower() == "allow":
