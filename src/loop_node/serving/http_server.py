@@ -13,10 +13,11 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
+import h11
 import trio
 from attrs import frozen
 from hypercorn.config import Config
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 AsgiApp = Callable[[Any, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
 
+_LAST_WRITE_S: Final = 1
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -108,11 +110,24 @@ async def serve_http(
 
 
 class _TcpServer(TCPServer):
-    """hypercorn's, but for a peer that has gone: it keeps such a connection until its idle timeout, we end it."""
+    """hypercorn's, with two changes.
+
+    A peer that has gone: hypercorn keeps such a connection until its idle timeout, we end it. HTTP/2: hypercorn speaks
+    it with anybody who asks, and waits for ever for a client that went without its answer; we stay with HTTP/1, which
+    every client falls back to.
+    """
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        self.protocol.protocol._check_protocol = _stay_with_http_1  # type: ignore[method-assign, union-attr]  # plain TCP begins as HTTP/1
+        with suppress(
+            h11.ProtocolError
+        ):  # the peer broke HTTP while it was answered, too late for a 400 of hypercorn's
+            await super()._read_data()
         await self.idle_task.stop()
+
+
+async def _stay_with_http_1(_request: h11.Request) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class _Server:
@@ -164,7 +179,9 @@ class _Server:
     async def _serve(self, connection: Connection) -> None:
         try:
             await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
-        except Exception:  # a door to foreign code: one connection's failure is nobody else's
+        except* h11.ProtocolError:  # the peer broke HTTP so that hypercorn found no way to say it
+            logger.debug("A peer broke HTTP", exc_info=True)
+        except* Exception:  # a door to foreign code: one connection's failure is nobody else's
             logger.exception("A connection failed")
         finally:
             connection.abort()
@@ -181,7 +198,7 @@ class _Server:
 
     def _with_manners(self, app: AsgiApp) -> AsgiApp:
         async def asgi(scope: Any, receive: Any, send: Any) -> None:
-            await app(scope, receive, partial(self._send, send) if scope["type"] == "http" else send)
+            await app(scope, receive, partial(self._send, send))
 
         return asgi
 
@@ -191,7 +208,11 @@ class _Server:
         # quart-trio cancels the request as soon as hypercorn reports the client gone, and for `Connection: close` and
         # HTTP/1.0 that happens inside the last send: unshielded, the connection would never be closed.
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        with trio.CancelScope(shield=is_last):
+        with ExitStack() as around:
+            if is_last:
+                around.enter_context(trio.move_on_after(_LAST_WRITE_S, shield=True))
+            # a peer that broke HTTP beyond its request has had hypercorn's 400, and gets no second answer
+            around.enter_context(suppress(h11.LocalProtocolError))
             await send(message)
 
 
