@@ -195,9 +195,29 @@ CONTRACT = st.sampled_from(
     ["camera-id", "camera_id", "mac", "tags", "source", "autoupload", "creation-date", "creation_date"]
 )
 OTHERS = st.sampled_from(
-    "x-request-id expect upgrade connection transfer-encoding content-encoding range cookie accept if-none-match te "
-    "forwarded http2-settings sec-websocket-key sec-websocket-version authorization content-length host "
-    "content-disposition origin x-forwarded-for".split()
+    [
+        "x-request-id",
+        "expect",
+        "upgrade",
+        "connection",
+        "transfer-encoding",
+        "content-encoding",
+        "range",
+        "cookie",
+        "accept",
+        "if-none-match",
+        "te",
+        "forwarded",
+        "http2-settings",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "authorization",
+        "content-length",
+        "host",
+        "content-disposition",
+        "origin",
+        "x-forwarded-for",
+    ]
 )
 VALUES = st.one_of(
     LINES,
