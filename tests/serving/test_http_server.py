@@ -169,6 +169,19 @@ async def test_http_2_is_not_spoken(serve: Any, caplog: pytest.LogCaptureFixture
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_a_broken_websocket_handshake_does_not_keep_its_place(serve: Any) -> None:
+    """It is answered and closed, and the next client gets its turn."""
+    async with serve(hello, connections=1) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+            with trio.fail_after(5):
+                assert (await read_to_end(stream)).startswith(b"HTTP/1.1 400")
+        async with await served.connect() as stream:
+            await stream.send_all(REQUEST)
+            with trio.fail_after(5):
+                await read_answer(stream)
+
+
 async def test_a_peer_that_breaks_http_gets_one_answer(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Its bad chunk comes while it is answered: nothing of that is our error."""
     gate = Gate()

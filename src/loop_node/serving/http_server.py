@@ -21,6 +21,7 @@ import h11
 import trio
 from attrs import frozen
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -110,15 +111,15 @@ async def serve_http(
 
 
 class _TcpServer(TCPServer):
-    """hypercorn's, with two changes.
+    """hypercorn's, but for some peers that hold their places for ever there.
 
-    A peer that has gone: hypercorn keeps such a connection until its idle timeout, we end it. HTTP/2: hypercorn speaks
-    it with anybody who asks, and waits for ever for a client that went without its answer; we stay with HTTP/1, which
-    every client falls back to.
+    One that has gone without a word; one that speaks HTTP/2 and goes without its answer (we stay with HTTP/1, to which
+    every client falls back); one whose websocket handshake is incomplete.
     """
 
     async def _read_data(self) -> None:
-        self.protocol.protocol._check_protocol = _stay_with_http_1  # type: ignore[method-assign, union-attr]  # plain TCP begins as HTTP/1
+        http_1: H11Protocol = self.protocol.protocol  # type: ignore[assignment]  # without TLS all begin so
+        http_1._check_protocol = partial(_check_request, http_1)  # type: ignore[method-assign]  # its door for requests
         with suppress(
             h11.ProtocolError
         ):  # the peer broke HTTP while it was answered, too late for a 400 of hypercorn's
@@ -126,7 +127,12 @@ class _TcpServer(TCPServer):
         await self.idle_task.stop()
 
 
-async def _stay_with_http_1(_request: h11.Request) -> None:
+async def _check_request(http_1: H11Protocol, request: h11.Request) -> None:
+    headers = dict(request.headers)
+    whole = headers.get(b"sec-websocket-key") and headers.get(b"sec-websocket-version") == b"13"
+    if headers.get(b"upgrade", b"").lower() == b"websocket" and not (whole and request.http_version == b"1.1"):
+        await http_1._send_error_response(400)
+        raise h11.RemoteProtocolError("an incomplete websocket handshake")
     await trio.lowlevel.checkpoint()
 
 
