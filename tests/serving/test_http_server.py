@@ -169,6 +169,17 @@ async def test_http_2_is_not_spoken(serve: Any, caplog: pytest.LogCaptureFixture
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_who_asks_much_and_leaves_does_not_keep_its_place(serve: Any) -> None:
+    """A client with many requests on their way goes before the answers; the next client gets its turn."""
+    async with serve(hello, connections=1) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(REQUEST * 300)
+        async with await served.connect() as stream:
+            await stream.send_all(REQUEST)
+            with trio.fail_after(5):
+                await read_answer(stream)
+
+
 async def test_a_broken_websocket_handshake_does_not_keep_its_place(serve: Any) -> None:
     """It is answered and closed, and the next client gets its turn."""
     async with serve(hello, connections=1) as served:

@@ -56,7 +56,11 @@ class Connection:
             async with self._sending:
                 if self.closing.is_set():
                     raise trio.ClosedResourceError("the connection is closing")
-                await self._stream.send_all(data)
+                try:
+                    await self._stream.send_all(data)
+                except trio.BrokenResourceError:
+                    self.abort()
+                    raise
         if patience.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the peer stopped reading")

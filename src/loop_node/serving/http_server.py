@@ -21,6 +21,7 @@ import h11
 import trio
 from attrs import frozen
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -113,16 +114,29 @@ async def serve_http(
 class _TcpServer(TCPServer):
     """hypercorn's, but for some peers that hold their places for ever there.
 
-    One that has gone without a word; one that speaks HTTP/2 and goes without its answer (we stay with HTTP/1, to which
-    every client falls back); one whose websocket handshake is incomplete.
+    One that has gone without a word; one that sent several requests and goes without the first answer; one that speaks
+    HTTP/2 and does the same (we stay with HTTP/1, to which every client falls back); one whose websocket handshake is
+    incomplete.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reading = trio.CancelScope()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated) and self.stream.closing.is_set():
+            return  # who has gone gets no time to be idle
+        try:
+            await super().protocol_send(event)
+        finally:
+            if self.stream.closing.is_set():
+                self._reading.cancel()
 
     async def _read_data(self) -> None:
         http_1: H11Protocol = self.protocol.protocol  # type: ignore[assignment]  # without TLS all begin so
         http_1._check_protocol = partial(_check_request, http_1)  # type: ignore[method-assign]  # its door for requests
-        with suppress(
-            h11.ProtocolError
-        ):  # the peer broke HTTP while it was answered, too late for a 400 of hypercorn's
+        # a protocol error here: the peer broke HTTP while it was answered, too late for a 400 of hypercorn's
+        with self._reading, suppress(h11.ProtocolError):
             await super()._read_data()
         await self.idle_task.stop()
 
@@ -184,7 +198,7 @@ class _Server:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
+            await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)
         except* h11.ProtocolError:  # the peer broke HTTP so that hypercorn found no way to say it
             logger.debug("A peer broke HTTP", exc_info=True)
         except* Exception:  # a door to foreign code: one connection's failure is nobody else's
