@@ -53,3 +53,10 @@ def run_suite(session: nox.Session) -> None:
     install(session, "tests")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report", "--fail-under=90" if not session.posargs else "--fail-under=0")
+
+
+@nox.session
+def freeze(session: nox.Session) -> None:
+    """Everything in one folder, dist/loop-node-<version>, that needs no Python."""
+    session.install(".", "pyinstaller>=6.22")
+    session.run("pyinstaller", "--noconfirm", "--log-level=WARN", "PyInstaller.spec")

@@ -30,7 +30,8 @@ def test_every_endpoint_is_listed() -> None:
     import trio  # the same
 
     from loop_node.detector.detection import Detector  # the same
-    from loop_node.detector.rest import DetectorState, detector_endpoints  # slow
+    from loop_node.detector.rest import detector_endpoints  # slow
+    from loop_node.detector.state import DetectorState  # slow
     from loop_node.inference.engine import Engine  # the same
 
     endpoints = detector_endpoints(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState())

@@ -7,6 +7,7 @@ a decoder's answer is an upright image or `ImageError`.
 import ctypes
 import io
 import logging
+import math
 import struct
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from loop_node.errors import ImageError
 
-__all__ = ["decode_image", "encode_jpeg", "keep_large_buffers"]
+__all__ = ["decode_image", "encode_jpeg", "keep_large_buffers", "read_raw"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,36 @@ def decode_image(data: bytes | memoryview, *, max_pixels: int) -> NDArray[np.uin
         log.debug("a decoder refused %d bytes of %s", len(data), name, exc_info=True)
         raise ImageError(f"the {name} image is truncated or damaged: {error}") from error
     return _turn_upright(image, _orientation(exif))
+
+
+def read_raw(data: object, *, dtype: object, shape: object, max_pixels: int) -> NDArray[np.uint8]:
+    """See the bytes of an array that a client took apart as an image; everything is checked before anything is allocated.
+
+    Args:
+        data: The array's bytes in C order.
+        dtype: What the client says they are; only `uint8` is an image.
+        shape: What the client says of their shape: (H, W, 3) for RGB, (H, W) or (H, W, 1) for grey, (H, W, 4) for RGB
+            with an alpha channel, which is dropped.
+        max_pixels: Refuse more than width x height pixels.
+
+    Returns:
+        RGB, uint8, shape (H, W, 3); for RGB a read-only view of `data`, without a copy.
+
+    Raises:
+        ImageError: The three do not describe an image, or contradict each other; names which.
+    """
+    if dtype != "uint8":
+        raise ImageError(f"image.dtype: 'uint8' is needed, not {_quoted(dtype)}")
+    sides = _read_shape(shape)
+    _check_pixels(sides[1], sides[0], max_pixels)
+    if not isinstance(data, (bytes, bytearray)):
+        raise ImageError(f"image.bytes: the bytes of the array are needed, not {type(data).__name__}")
+    if len(data) != math.prod(sides):
+        raise ImageError(f"image.bytes: the shape {sides} needs {math.prod(sides)} bytes, {len(data)} came")
+    image = np.frombuffer(data, np.uint8).reshape(sides)
+    if len(sides) == 2 or sides[2] == 1:
+        return np.repeat(image.reshape(*sides[:2], 1), 3, axis=2)
+    return image if sides[2] == 3 else np.ascontiguousarray(image[:, :, :3])
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
@@ -161,6 +192,18 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(
             f"the image has {width} x {height} pixels, the limit is {max_pixels} (the setting MAX_IMAGE_PIXELS)"
         )
+
+
+def _read_shape(shape: object) -> tuple[int, ...]:
+    sides: tuple[Any, ...] = tuple(shape) if isinstance(shape, (list, tuple)) else ()
+    is_count = all(type(side) is int and 0 < side < 1 << 31 for side in sides)
+    if not is_count or len(sides) not in (2, 3) or sides[2:] not in ((), (1,), (3,), (4,)):
+        raise ImageError(f"image.shape: [height, width, 3] is needed, not {_quoted(shape)}")
+    return sides
+
+
+def _quoted(value: object) -> str:
+    return f"{value!r:.60}"
 
 
 def _check_rgb(image: NDArray[np.uint8]) -> None:

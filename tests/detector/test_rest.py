@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loop_node.detector.detection import Detector
-from loop_node.detector.rest import DetectorState, detector_endpoints
+from loop_node.detector.rest import detector_endpoints
+from loop_node.detector.state import DetectorState
 from loop_node.inference.engine import Detected, Engine, open_engine
 from loop_node.schemas.detections import BoxDetection, ImageMetadata, Point, SegmentationDetection, Shape
 from loop_node.schemas.models import Category, ModelInformation

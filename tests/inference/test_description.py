@@ -65,6 +65,13 @@ def test_model_json_wins_over_rt_info_in_everything():
     assert description.channel_order is ChannelOrder.BGR
 
 
+def test_empty_properties_say_nothing():
+    """As exporters write them for nothing: the next source is asked."""
+    model = evolve(MODEL, mean_values=[], scale_values=[])
+    description = _describe(model, model_info={"scale_values": "2", "mean_values": "", "pad_value": ""})
+    assert (description.mean_values, description.scale_values, description.pad_value) == ((), (2, 2, 2), 114)
+
+
 @pytest.mark.parametrize("labels", ["traffic_light car", ["traffic_light", "car"]])
 def test_rt_info_speaks_for_a_bare_model(labels):
     """Labels with underscores for spaces, as one string or a list; lists of numbers likewise."""

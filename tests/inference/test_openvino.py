@@ -81,6 +81,12 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(tmp_path):
         load_model(located, DeviceOptions(device="NPU.7"))
 
 
+def test_what_the_device_refuses_is_said(build, precise):
+    """A precision that is none: OpenVINO's words, no traceback."""
+    with pytest.raises(ModelError, match=r"OpenVINO cannot compile .*model\.xml: .*f7"):
+        build(lambda image: [_means(image)], options=evolve(precise, inference_precision="f7"))
+
+
 def test_a_classifier_gives_the_softmax_of_its_answer(build):
     """Logits 4 * mean: pure green wins with e^4 / (e^4 + 2)."""
     model = build(
@@ -240,6 +246,20 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, precise, suffix, content):
     assert "src/" not in str(refused.value)
 
 
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+def test_half_a_model_is_refused(build, tmp_path, precise, suffix, part):
+    """What a broken download leaves: no crash, no model."""
+    build(lambda image: [ops.matmul(_means(image), _constant(np.ones((3, 9))), False, False)])
+    half = tmp_path / "half"
+    half.mkdir()
+    for name in ("model.xml", "model.bin"):
+        content = (tmp_path / name).read_bytes()
+        (half / name).write_bytes(content[: int(len(content) * part)] if name.endswith(suffix) else content)
+    with pytest.raises(ModelError, match="OpenVINO cannot read"):
+        load_model(locate_model(str(half), half), precise)
+
+
 @pytest.mark.parametrize(
     "image",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))],
@@ -259,13 +279,21 @@ def test_odd_sizes_are_images_too(coco, size):
         assert 0 <= box.y < box.y + box.height <= size[1]
 
 
-def test_threads_do_not_mix_up_their_images(coco, photo):
-    """More threads than infer requests, each with its photo, each with its own answer."""
-    photos = [photo(name) for name in ("astronaut.png", "chelsea.png", "horse.png", "rocket.jpg")]
-    alone = [coco.detect(image).metadata for image in photos]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: coco.detect(image).metadata, photos * 3))
-    assert together == alone * 3
+@pytest.mark.parametrize("hint", ["LATENCY", "THROUGHPUT"])
+def test_threads_do_not_mix_up_their_images(build, precise, hint):
+    """More threads than infer requests, each with its plain grey, each with its own answer."""
+    model = build(
+        lambda image: [ops.concat([_means(image), _constant([[0.5]])], 1)],
+        categories=[(name, None) for name in "rgbx"],
+        options=evolve(precise, performance_hint=hint, conf_threshold=0.0),
+        shape=(1, 3, 64, 64),
+    )
+    images = [_plain(np.roll([level, 0, 0], level % 3), (64, 64)) for level in range(0, 256, 5)]
+    alone = [model.detect(image).metadata for image in images]
+    with ThreadPoolExecutor(2 * model.max_in_flight + 1) as pool:
+        together = list(pool.map(lambda image: model.detect(image).metadata, images * 4))
+    assert together == alone * 4
+    assert {metadata.classification_detections[0].category_name for metadata in alone} == set("rgbx")
 
 
 def test_a_closed_model_says_so(build):

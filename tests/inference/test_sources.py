@@ -4,7 +4,7 @@ import zipfile
 import pytest
 
 from loop_node.errors import ModelError
-from loop_node.inference.sources import locate_model
+from loop_node.inference.sources import locate_model, read_model_folder
 
 MODEL_JSON = {"id": "7", "organization": "o", "project": "p", "version": "1.3", "categories": [], "owner": "me"}
 
@@ -122,3 +122,15 @@ def test_a_zip_is_unpacked_once(folder, tmp_path):
     assert located.information.extra == {"owner": "me"}
     before = located.file.stat().st_ino
     assert _located(archive, tmp_path).file.stat().st_ino == before
+
+
+def test_a_logic_of_ones_own_gets_the_description_of_any_folder(folder, tmp_path):
+    """Whatever format the rest has; model.json may lie deeper, but only once."""
+    _write(folder, "sub/model.json", "sub/weights.mine")
+    information = read_model_folder(str(folder), tmp_path / "unpacked")
+    assert (information.version, information.model_root_path) == ("1.3", str(folder / "sub"))
+    _write(folder, "other/model.json")
+    with pytest.raises(ModelError, match=r"must hold one model\.json, not 2"):
+        read_model_folder(str(folder), tmp_path / "unpacked")
+    with pytest.raises(ModelError, match="there is no model folder and no model zip at"):
+        read_model_folder(str(folder / "none"), tmp_path / "unpacked")

@@ -121,8 +121,7 @@ def target(coco: Any) -> Iterator[Target]:
     yield target
     assert httpx.get(f"{coco.url}/readyz", trust_env=False, timeout=ANSWER_S).status_code == 200
     said = coco.log.removeprefix(before)
-    assert "Traceback" not in said
-    assert " ERROR " not in said
+    assert not re.search(r" (?:ERROR|CRITICAL) |Exception ignored", said)  # a traceback at DEBUG is none of these
     target.check_growth()
 
 

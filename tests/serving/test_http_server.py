@@ -134,8 +134,10 @@ async def test_stop_answers_who_waits_at_the_door(serve: Any) -> None:
             peer.sendall(REQUEST)
         served.stop.set()
         with trio.fail_after(5):
-            answers = [await read_to_end(stream) for stream in streams]
-        assert all(answer.endswith(b"hello") and b"connection: close" in answer.lower() for answer in answers)
+            for stream in streams:
+                answer = await read_to_end(stream)
+                assert answer.endswith(b"hello")
+                assert b"connection: close" in answer.lower()
         await served.ended.wait()
 
 
@@ -180,19 +182,6 @@ async def test_who_asks_much_and_leaves_does_not_keep_its_place(serve: Any) -> N
                 await read_answer(stream)
 
 
-async def test_a_broken_websocket_handshake_does_not_keep_its_place(serve: Any) -> None:
-    """It is answered and closed, and the next client gets its turn."""
-    async with serve(hello, connections=1) as served:
-        async with await served.connect() as stream:
-            await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
-            with trio.fail_after(5):
-                assert (await read_to_end(stream)).startswith(b"HTTP/1.1 400")
-        async with await served.connect() as stream:
-            await stream.send_all(REQUEST)
-            with trio.fail_after(5):
-                await read_answer(stream)
-
-
 async def test_a_peer_that_breaks_http_gets_one_answer(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Its bad chunk comes while it is answered: nothing of that is our error."""
     gate = Gate()
@@ -205,7 +194,7 @@ async def test_a_peer_that_breaks_http_gets_one_answer(serve: Any, caplog: pytes
         with trio.fail_after(2):
             answer = await read_to_end(stream)
     assert answer.startswith(b"HTTP/1.1 400")
-    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.count(b"content-length") == 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -263,7 +252,7 @@ async def test_a_failing_connection_is_logged_and_breaks_nobody_else(
 
     async with serve(hello) as served, httpx.AsyncClient(base_url=served.url) as client:
         with monkeypatch.context() as patched:
-            patched.setattr("hypercorn.protocol.ProtocolWrapper.handle", explode)
+            patched.setattr("hypercorn.protocol.h11.H11Protocol.handle", explode)
             async with await served.connect() as stream:
                 await stream.send_all(REQUEST)
                 assert await read_to_end(stream) == b""

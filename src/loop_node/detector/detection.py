@@ -2,22 +2,26 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 import attrs
+import numpy as np
 import trio
 from attrs import frozen
+from numpy.typing import NDArray
 
 from loop_node import images
-from loop_node.errors import InputError
-from loop_node.inference.engine import Engine
+from loop_node.errors import ImageError, InputError, LoopNodeError
+from loop_node.inference.engine import Admission, BatchModel, Engine, Inference
 from loop_node.schemas.detections import ImageMetadata
 
 __all__ = ["AUTOUPLOAD_MODES", "Detection", "DetectionOrder", "Detector", "read_autoupload", "read_creation_date"]
 
 logger = logging.getLogger(__name__)
 
+Pixels = NDArray[np.uint8]
 AUTOUPLOAD_MODES: Final = ("filtered", "all", "disabled")
 
 
@@ -76,9 +80,16 @@ def read_creation_date(text: str | None) -> str | None:
     return text
 
 
+@frozen(kw_only=True)
+class _Seen:
+    waited_s: float
+    decode_s: float
+    inference: Inference
+
+
 @frozen
 class Detector:
-    """Takes encoded images through decoding and the engine.
+    """Takes images through decoding and the engine.
 
     Args:
         engine: Where the model is.
@@ -91,32 +102,85 @@ class Detector:
     decoders: trio.CapacityLimiter
     _told: set[str] = attrs.Factory(set)
 
-    async def detect(self, image: bytes, order: DetectionOrder) -> Detection:
-        """Find things in an encoded image.
+    async def detect(self, image: bytes | Pixels, order: DetectionOrder) -> Detection:
+        """Find things in an image, encoded or as RGB, uint8, shape (H, W, 3).
 
         Raises:
             ImageError: It cannot be decoded, or has too many pixels.
             Unavailable: No model, or the waiting line is full.
         """
         with self.engine.admit() as admission:
+            return self._answer(await self._look(admission, image), order)
+
+    async def detect_batch(self, images: Sequence[bytes | Pixels], order: DetectionOrder) -> list[Detection]:
+        """Find things in several images, which share one order; the answers in their order.
+
+        Raises:
+            InputError: More images than the waiting line has places.
+            ImageError: One of them cannot be decoded; says which.
+            Unavailable: As `detect`.
+        """
+        with self.engine.admit(len(images)) as admission:
+            look = self._look_at_all if isinstance(admission.model, BatchModel) else self._look_one_by_one
+            return [self._answer(seen, order) for seen in await look(admission, images)]
+
+    async def _look(self, admission: Admission, image: bytes | Pixels) -> _Seen:
+        asked = time.perf_counter()
+        async with admission.near:
             started = time.perf_counter()
-            pixels = await trio.to_thread.run_sync(
-                lambda: images.decode_image(image, max_pixels=self.max_image_pixels),
-                limiter=self.decoders,
-                abandon_on_cancel=True,
-            )
-            decode_s = time.perf_counter() - started
-            seen = await admission.detect(pixels)
+            pixels = await self._decode(image)
+            decoded = time.perf_counter()
+            return _Seen(waited_s=started - asked, decode_s=decoded - started, inference=await admission.detect(pixels))
+
+    async def _look_one_by_one(self, admission: Admission, images: Sequence[bytes | Pixels]) -> list[_Seen]:
+        seen: list[_Seen | None] = [None] * len(images)
+        faults: list[LoopNodeError] = []
+
+        async def look(index: int) -> None:
+            try:
+                seen[index] = await self._look(admission, images[index])
+            except LoopNodeError as error:  # not through the nursery: it would come out as a group
+                faults.append(ImageError(f"images[{index}]: {error}") if isinstance(error, ImageError) else error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(images)):
+                nursery.start_soon(look, index)
+        if faults:
+            raise faults[0]
+        return [one for one in seen if one is not None]
+
+    async def _look_at_all(self, admission: Admission, images: Sequence[bytes | Pixels]) -> list[_Seen]:
+        started = time.perf_counter()
+        pixels = [await self._decode(image) for image in images]
+        share_s = (time.perf_counter() - started) / max(len(images), 1)
+        return [_Seen(waited_s=0.0, decode_s=share_s, inference=one) for one in await admission.detect_batch(pixels)]
+
+    async def _decode(self, image: bytes | Pixels) -> Pixels:
+        if not isinstance(image, bytes):
+            return image
+        return await trio.to_thread.run_sync(
+            lambda: images.decode_image(image, max_pixels=self.max_image_pixels),
+            limiter=self.decoders,
+            abandon_on_cancel=True,
+        )
+
+    def _answer(self, seen: _Seen, order: DetectionOrder) -> Detection:
         self._tell_of_no_outbox(order)
+        found = seen.inference
         # a logic may return the same object twice, so the order's words go into a copy
         metadata = attrs.evolve(
-            seen.metadata,
-            tags=[*order.tags, *seen.metadata.tags],
+            found.metadata,
+            tags=[*order.tags, *found.metadata.tags],
             created=order.creation_date,
-            source=order.source or seen.metadata.source,
+            source=order.source or found.metadata.source,
         )
         return Detection(
-            metadata=metadata, decode_s=decode_s, queue_s=seen.queue_s, infer_s=seen.infer_s, post_s=seen.post_s
+            metadata=metadata,
+            decode_s=seen.decode_s,
+            queue_s=seen.waited_s + found.queue_s,
+            infer_s=found.infer_s,
+            post_s=found.post_s,
         )
 
     def _tell_of_no_outbox(self, order: DetectionOrder) -> None:

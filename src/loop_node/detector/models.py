@@ -1,21 +1,63 @@
 """Which model a detector serves, and how it is built."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
-from attrs import frozen
+import trio
+from attrs import define, field, frozen
 
+from loop_node.errors import ModelError, NoModel
 from loop_node.inference.devices import DeviceOptions
-from loop_node.inference.engine import ServingModel
+from loop_node.inference.engine import Engine, ServingModel
 from loop_node.inference.openvino import load_model
 from loop_node.inference.sources import LocatedModel, locate_model, read_model_folder
 from loop_node.schemas.models import ModelInformation
 from loop_node.settings import Settings
 
 from .logic import DetectorLogicFactory, build_logic
+from .state import DetectorState
 
-__all__ = ["ModelBuild", "prepare_build"]
+__all__ = ["ModelBuild", "ModelLoader", "prepare_build"]
+
+logger = logging.getLogger(__name__)
+
+
+@define
+class ModelLoader:
+    """Builds the model off the event loop and installs it; the old one serves meanwhile.
+
+    Args:
+        engine: Where it is installed.
+        state: Where a failure is told.
+        build: What to build; None for no model.
+    """
+
+    engine: Engine
+    state: DetectorState
+    build: "ModelBuild | None"
+    _lock: trio.Lock = field(factory=trio.Lock)
+
+    async def load(self) -> None:
+        """Build and install. Cancelled, a build that runs already ends unheard.
+
+        Raises:
+            NoModel: There is none to build.
+            ModelError: It does not build; whichever model served before still serves.
+        """
+        if self.build is None:
+            raise NoModel("no model was asked for, so there is none to load")
+        async with self._lock:
+            logger.info("building model %s", self.build.name)
+            try:
+                model = await trio.to_thread.run_sync(self.build.run, abandon_on_cancel=True)
+            except ModelError as error:
+                self.engine.why_no_model = self.state.model_error = f"model {self.build.name}: {error}"
+                raise
+            self.state.model_error = ""
+            await self.engine.install(model)
+            logger.info("model %s serves on %s", model.information.version, model.device)
 
 
 @frozen

@@ -26,8 +26,9 @@ from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle
 
 from .detection import Detector
 from .logic import DetectorLogicFactory
-from .models import ModelBuild, prepare_build
-from .rest import DetectorState, detector_endpoints
+from .models import ModelBuild, ModelLoader, prepare_build
+from .rest import detector_endpoints
+from .state import DetectorState
 
 __all__ = ["run_detector"]
 
@@ -78,6 +79,7 @@ async def _run_tasks(
 ) -> None:
     health = Health()
     state = DetectorState(version_control=VersionControl(settings.version_control_default))
+    loader = ModelLoader(engine, state, build)
     detector = Detector(engine, settings.max_image_pixels, trio.CapacityLimiter(os.cpu_count() or 1))
     app = create_app(
         settings.node_name,
@@ -96,7 +98,7 @@ async def _run_tasks(
     async def model_loader(handle: TaskHandle) -> None:
         state.operation_mode = OperationMode.IDLE
         if build is not None:
-            await _install_model(build, engine, state)
+            await loader.load()
         handle.ready()
 
     wanted = change_tasks(
@@ -114,18 +116,6 @@ async def _prepare_build(settings: Settings, factory: DetectorLogicFactory | Non
         return await trio.to_thread.run_sync(prepare_build, settings, factory)
     except ModelError as error:
         raise SettingsError([f"MODEL={settings.model}: {error}"]) from error
-
-
-async def _install_model(build: ModelBuild, engine: Engine, state: DetectorState) -> None:
-    """Build the model off the event loop and let it serve; a failure is said to whoever asks, and in the log."""
-    logger.info("building model %s", build.name)
-    try:
-        model = await trio.to_thread.run_sync(build.run, abandon_on_cancel=True)
-    except ModelError as error:
-        engine.why_no_model = state.model_error = f"model {build.name}: {error}"
-        raise
-    await engine.install(model)
-    logger.info("model %s serves on %s", model.information.version, model.device)
 
 
 def _url(listeners: list[trio.SocketListener]) -> str:

@@ -3,20 +3,21 @@
 import logging
 from typing import Any
 
-from attrs import define
+from attrs import frozen
 from quart import Response, request
 
 from loop_node.errors import ImageError
 from loop_node.schemas.detections import ImageMetadata
-from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode, VersionControl
-from loop_node.schemas.wire import model_json, unstructure_flat
+from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode
+from loop_node.schemas.wire import unstructure_flat
 from loop_node.serving.app import json_answer, text_answer
 from loop_node.serving.openapi import Endpoint, Parameter
 from loop_node.serving.uploads import read_image
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, read_autoupload, read_creation_date
+from .state import DetectorState
 
-__all__ = ["DetectorState", "detector_endpoints"]
+__all__ = ["detector_endpoints"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,93 +41,72 @@ _WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
 """The words beside an image: name, spellings in order of preference, description, schema."""
 
 
-@define(kw_only=True)
-class DetectorState:
-    """What the detector says of itself beside its model."""
-
-    operation_mode: OperationMode = OperationMode.STARTUP
-    version_control: VersionControl = VersionControl.FOLLOW_LOOP
-    model_error: str | None = None
-
-
 def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
     """The detector's own endpoints, over its engine and its state."""
-    engine = detector.engine
-
-    async def detect() -> Response:
-        image, order = await read_image(request, field="file"), _order()
-        try:
-            detection = await detector.detect(image, order)
-        except ImageError as error:
-            raise ImageError(f"field 'file': {error}") from error
-        answer = json_answer(unstructure_flat(detection.metadata))
-        answer.headers["Server-Timing"] = _server_timing(detection)
-        return answer
-
-    async def about() -> Response:
-        model = engine.model
-        return json_answer(
-            {
-                "operation_mode": state.operation_mode,
-                "state": None,
-                "model_info": model and model_json(model.information),
-                "target_model": None,
-                "version_control": state.version_control,
-                "device": model and model.device,
-                "errors": {"model": state.model_error} if state.model_error else {},
-            }
-        )
-
-    async def model_version() -> Response:
-        version = engine.model.information.version if engine.model else "None"
-        return json_answer(
-            unstructure_flat(
-                ModelVersionResponse(
-                    current_version=version,
-                    target_version="None",
-                    loop_version="None",
-                    local_versions=[version] if engine.model else [],
-                    version_control=state.version_control,
-                )
-            )
-        )
-
-    async def operation_mode() -> Response:
-        return text_answer(state.operation_mode)
-
+    rest = _Rest(detector, state)
     return [
         Endpoint(
             method="POST",
             path="/detect",
-            handle=detect,
+            handle=rest.detect,
             summary="Find things in an image.",
             image_field="file",
-            parameters=[
-                Parameter(name=spelling, where=where, description=said, schema=schema)
-                for _, spellings, said, schema in _WORDS
-                for where in ("header", "query")
-                for spelling in spellings[:1]
-            ],
+            parameters=_parameters(),
             answer=ImageMetadata,
             faults=(413, 422, 503),
         ),
         Endpoint(
-            method="GET", path="/about", handle=about, summary="The detector and its model.", answer=AboutResponse
+            method="GET", path="/about", handle=rest.about, summary="The detector and its model.", answer=AboutResponse
         ),
         Endpoint(
             method="GET",
             path="/model_version",
-            handle=model_version,
+            handle=rest.model_version,
             summary="Which model serves, and who chooses it.",
             answer=ModelVersionResponse,
         ),
         Endpoint(
             method="GET",
             path="/operation_mode",
-            handle=operation_mode,
+            handle=rest.operation_mode,
             summary="What the detector is doing.",
             text_answer=tuple(OperationMode),
         ),
+    ]
+
+
+@frozen
+class _Rest:
+    """The handlers of the endpoints."""
+
+    detector: Detector
+    state: DetectorState
+
+    async def detect(self) -> Response:
+        image, order = await read_image(request, field="file"), _order()
+        try:
+            detection = await self.detector.detect(image, order)
+        except ImageError as error:
+            raise ImageError(f"field 'file': {error}") from error
+        answer = json_answer(unstructure_flat(detection.metadata))
+        answer.headers["Server-Timing"] = _server_timing(detection)
+        return answer
+
+    async def about(self) -> Response:
+        return json_answer(self.state.about(self.detector.engine.model))
+
+    async def model_version(self) -> Response:
+        return json_answer(unstructure_flat(self.state.model_version(self.detector.engine.model)))
+
+    async def operation_mode(self) -> Response:
+        return text_answer(self.state.operation_mode)
+
+
+def _parameters() -> list[Parameter]:
+    return [
+        Parameter(name=spellings[0], where=where, description=said, schema=schema)
+        for _, spellings, said, schema in _WORDS
+        for where in ("header", "query")
     ]
 
 

@@ -243,11 +243,13 @@ def _channel_order(declarations: Declarations) -> ChannelOrder | None:
 
 
 def _said(declarations: Declarations, ours: str, theirs: str, read: Callable[[str, Any], _T]) -> _T | None:
-    """A property of `model.json`, else of rt_info."""
-    if declarations.model_json(ours) is not None:
-        return read(f"{ours} in model.json", declarations.model_json(ours))
-    if declarations.model_info.get(theirs) not in (None, "", []):
-        return read(f"{theirs} in rt_info", declarations.model_info[theirs])
+    """A property of `model.json`, else of rt_info; an empty text or list says nothing."""
+    for name, value in (
+        (f"{ours} in model.json", declarations.model_json(ours)),
+        (f"{theirs} in rt_info", declarations.model_info.get(theirs)),
+    ):
+        if value not in (None, "", []):
+            return read(name, value)
     return None
 
 

@@ -5,22 +5,22 @@ that was installed when it was admitted; an exchange waits for those requests an
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import trio
 from attrs import define, field, frozen
 from numpy.typing import NDArray
 
-from loop_node.errors import NoModel, Overloaded
+from loop_node.errors import InputError, NoModel, Overloaded
 from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.models import ModelInformation
 
 _FAREWELL_S: Final = 0.5
 
-__all__ = ["Detected", "Engine", "Inference", "ServingModel", "open_engine"]
+__all__ = ["BatchModel", "Detected", "Engine", "Inference", "ServingModel", "open_engine"]
 
 
 @frozen(kw_only=True)
@@ -59,6 +59,15 @@ class ServingModel(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchModel(ServingModel, Protocol):
+    """A model with a better way for several images than one after another."""
+
+    def detect_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detected]:
+        """Find things in RGB images; the answers in their order."""
+        ...
+
+
 @frozen(kw_only=True)
 class Inference:
     """The way of one image through the engine; times in seconds."""
@@ -71,9 +80,15 @@ class Inference:
 
 @define(eq=False)
 class Admission:
-    """A place in the waiting line, and the model that will serve it."""
+    """A place in the waiting line, and the model that will serve it.
+
+    Attributes:
+        near: To be held while an image is decoded and looked at: bounds the decoded images in memory to those the model
+            looks at and two more, which keeps it busy.
+    """
 
     model: ServingModel
+    near: trio.Semaphore
     _limiter: trio.CapacityLimiter
 
     async def detect(self, image: NDArray[np.uint8]) -> Inference:
@@ -81,14 +96,25 @@ class Admission:
 
         Cancelled, it returns at once; a model already looking finishes unheard, and counts as busy until then.
         """
+        (inference,) = await self._look(lambda: [self.model.detect(image)])
+        return inference
+
+    async def detect_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Inference]:
+        """Let the model look at several images in its own way, else at one after another; otherwise as `detect`."""
+        model = self.model
+        if isinstance(model, BatchModel):
+            return await self._look(lambda: model.detect_batch(images))
+        return [await self.detect(image) for image in images]
+
+    async def _look(self, detect: Callable[[], list[Detected]]) -> list[Inference]:
         asked = time.perf_counter()
 
-        def look() -> Inference:
-            started = time.perf_counter()
-            found = self.model.detect(image)
-            return Inference(
-                metadata=found.metadata, queue_s=started - asked, infer_s=found.infer_s, post_s=found.post_s
-            )
+        def look() -> list[Inference]:
+            queue_s = time.perf_counter() - asked
+            return [
+                Inference(metadata=found.metadata, queue_s=queue_s, infer_s=found.infer_s, post_s=found.post_s)
+                for found in detect()
+            ]
 
         return await trio.to_thread.run_sync(look, limiter=self._limiter, abandon_on_cancel=True)
 
@@ -99,6 +125,7 @@ class _Place:
 
     model: ServingModel
     limiter: trio.CapacityLimiter
+    near: trio.Semaphore
     admitted: int = 0
     left: trio.Event = field(factory=trio.Event)
 
@@ -109,6 +136,10 @@ class _Place:
             await self.left.wait()
         for _ in range(self.model.max_in_flight):
             await self.limiter.acquire_on_behalf_of(object())
+
+
+def _place(model: ServingModel) -> _Place:
+    return _Place(model, trio.CapacityLimiter(model.max_in_flight), trio.Semaphore(model.max_in_flight + 2))
 
 
 @define(eq=False)
@@ -131,24 +162,28 @@ class Engine:
         return None if self._place is None else self._place.model
 
     @contextmanager
-    def admit(self) -> Iterator[Admission]:
-        """A place in the line for the length of the block.
+    def admit(self, images: int = 1) -> Iterator[Admission]:
+        """Places in the line for that many images, for the length of the block.
 
         Raises:
+            InputError: More images than the line has places.
             NoModel: None is installed.
             Overloaded: The line is full.
         """
         place = self._place
         if place is None:
             raise NoModel(self.why_no_model, retry_after_s=5)
-        if self._waiting >= self.max_queue + place.model.max_in_flight:
+        places = self.max_queue + place.model.max_in_flight
+        if images > places:
+            raise InputError(f"{images} images at once are too many: at most {places} (the setting MAX_QUEUE)")
+        if self._waiting + images > places:
             raise Overloaded(f"{self._waiting} images are being looked at or wait already")
-        self._waiting += 1
+        self._waiting += images
         place.admitted += 1
         try:
-            yield Admission(place.model, place.limiter)
+            yield Admission(place.model, place.near, place.limiter)
         finally:
-            self._waiting -= 1
+            self._waiting -= images
             place.admitted -= 1
             place.left.set()
 
@@ -158,7 +193,7 @@ class Engine:
         Cancelled, the new model serves and the old one is left to the garbage collector.
         """
         old = self._place
-        self._place = None if model is None else _Place(model, trio.CapacityLimiter(model.max_in_flight))
+        self._place = None if model is None else _place(model)
         if old is not None:
             await old.emptied()
             await trio.to_thread.run_sync(old.model.close)

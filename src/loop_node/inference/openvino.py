@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["OpenVinoModel", "import_openvino", "load_model"]
 
 _ELEMENT_TYPES = ("f32", "f16", "u8")
+_NOISE = (
+    "Exception from ",
+    "Check '",
+    "Converting input model",
+)  # how lines of OpenVINO's errors begin that say nothing
 
 
 def load_model(located: LocatedModel, options: DeviceOptions) -> "OpenVinoModel":
@@ -326,5 +331,5 @@ def _precision(compiled: "openvino.CompiledModel") -> str:
 def _first_useful_line(error: BaseException) -> str:
     """What OpenVINO says happened, without the source files it happened in."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    useful = [line for line in lines if not line.startswith(("Exception from ", "Check '", "[ ERROR ]"))]
+    useful = [line for line in lines if not line.startswith(_NOISE)]
     return (useful or lines or [type(error).__name__])[0]

@@ -15,14 +15,16 @@ from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
 from loop_node.supervision import Health
 
 from . import openapi
-from .openapi import Endpoint
-from .uploads import read_body
+from .openapi import Endpoint, Handle
+from .uploads import BodyBudget, read_body
 
 __all__ = ["create_app", "json_answer", "text_answer"]
 
 logger = logging.getLogger(__name__)
 
 _BODY_TIMEOUT_S: Final = 60
+_BODIES_AT_ONCE: Final = 8
+"""How many bodies of the largest size fit into memory; thousands of ordinary images do."""
 _REQUEST_ID_CHARACTERS: Final = 128
 
 
@@ -56,19 +58,28 @@ def create_app(
     app = QuartTrio("loop_node", static_folder=None, template_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, BODY_TIMEOUT=_BODY_TIMEOUT_S, PROVIDE_AUTOMATIC_OPTIONS=False)
     table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
+    budget = BodyBudget(_BODIES_AT_ONCE * max_body_bytes, max_body_bytes)
     for endpoint in [*table, *openapi.pages(title, table)]:
-        app.add_url_rule(
-            endpoint.path, f"{endpoint.method} {endpoint.path}", endpoint.handle, methods=[endpoint.method]
-        )
+        handle = _within(budget, endpoint.handle)
+        app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", handle, methods=[endpoint.method])
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LoopNodeError, _our_error)
     app.after_request(_echo_request_id)
     return app
 
 
+def _within(budget: BodyBudget, handle: Handle) -> Handle:
+    async def bounded() -> Response:
+        has_body = request.content_length or request.headers.get("Transfer-Encoding")
+        with budget.take(request.content_length if has_body else 0):
+            return await handle()
+
+    return bounded
+
+
 async def _http_error(error: HTTPException) -> Response:
     """Unknown path, wrong method, body too large or too slow, and 500, which quart has logged with its traceback."""
-    # a websocket to nowhere comes here, too, and has no request
+    # websockets end here too, where there is no request
     said = f"the body is larger than {request.max_content_length} bytes" if error.code == 413 else error.name
     answer = json_answer({"detail": said}, error.code or 500)
     for name, value in error.get_headers():

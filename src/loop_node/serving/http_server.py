@@ -21,9 +21,6 @@ import h11
 import trio
 from attrs import frozen
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
@@ -31,6 +28,7 @@ from hypercorn.utils import wrap_app
 from loop_node.errors import SettingsError
 
 from .connection import Connection
+from .http11 import Http11Connection, path_of
 
 __all__ = ["HttpLimits", "open_listeners", "serve_http"]
 
@@ -58,7 +56,7 @@ class HttpLimits:
     body_bytes: int = 64 << 20
     keep_alive_s: float = 30
     idle_grace_s: float = 0.5
-    drain_s: float = 4
+    drain_s: float = 3.5
 
 
 @asynccontextmanager
@@ -71,15 +69,20 @@ async def open_listeners(host: str, port: int) -> AsyncIterator[list[trio.Socket
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, socket.gaierror) as error:
-        said = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise SettingsError(
-            [f"NODE_HOST={host} NODE_PORT={port}: {said}; choose another port or stop the other program"]
-        ) from error
+        raise SettingsError([f"NODE_HOST={host} NODE_PORT={port}: {_why_not(error)}"]) from error
     try:
         yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; choose another port or stop that program"
+    if error.errno == errno.EACCES:
+        return "permission denied; choose a port from 1024 on, or run with the right to lower ones"
+    return f"{error.strerror or error}; NODE_HOST must be an address of this machine"
 
 
 async def serve_http(
@@ -96,63 +99,20 @@ async def serve_http(
     """
     server = _Server(app, limits)
     async with trio.open_nursery() as connections:
-        connections.start_soon(server.accept_from, listeners, connections)
-        ready()
-        await stop.wait()
-        server.draining = True
-        last_moment = trio.current_time() + limits.drain_s
-        server.close_doors(listeners, connections)
-        with trio.move_on_after(limits.idle_grace_s):
-            await server.all_closed()
-        await server.context.terminated.set()
-        with trio.move_on_at(last_moment):
-            await server.all_closed()
-        server.abort_all()
-        connections.cancel_scope.cancel()
-
-
-class _TcpServer(TCPServer):
-    """hypercorn's, but for some peers that hold their places for ever there.
-
-    One that has gone without a word; one that sent several requests and goes without the first answer; one that speaks
-    HTTP/2 and does the same (we stay with HTTP/1, to which every client falls back); one whose websocket handshake is
-    incomplete.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._reading = trio.CancelScope()
-
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated) and self.stream.closing.is_set():
-            return  # who has gone gets no time to be idle
         try:
-            await super().protocol_send(event)
+            connections.start_soon(server.accept_from, listeners, connections)
+            ready()
+            await stop.wait()
+            await server.drain(listeners, connections)
         finally:
-            if self.stream.closing.is_set():
-                self._reading.cancel()
-
-    async def _read_data(self) -> None:
-        http_1: H11Protocol = self.protocol.protocol  # type: ignore[assignment]  # without TLS all begin so
-        http_1._check_protocol = partial(_check_request, http_1)  # type: ignore[method-assign]  # its door for requests
-        # a protocol error here: the peer broke HTTP while it was answered, too late for a 400 of hypercorn's
-        with self._reading, suppress(h11.ProtocolError):
-            await super()._read_data()
-        await self.idle_task.stop()
-
-
-async def _check_request(http_1: H11Protocol, request: h11.Request) -> None:
-    headers = dict(request.headers)
-    whole = headers.get(b"sec-websocket-key") and headers.get(b"sec-websocket-version") == b"13"
-    if headers.get(b"upgrade", b"").lower() == b"websocket" and not (whole and request.http_version == b"1.1"):
-        await http_1._send_error_response(400)
-        raise h11.RemoteProtocolError("an incomplete websocket handshake")
-    await trio.lowlevel.checkpoint()
+            server.abort_all()  # hypercorn's writes are shielded: only a closed socket ends them
+            connections.cancel_scope.cancel()
 
 
 class _Server:
     def __init__(self, app: AsgiApp, limits: HttpLimits) -> None:
         self.draining = False
+        self._limits = limits
         self.context = WorkerContext(None)
         self._app: AppWrapper = wrap_app(self._with_manners(app), 0, "asgi")
         self._config = _hypercorn_config(limits)
@@ -180,7 +140,18 @@ class _Server:
                 continue
             self._let_in(connection, connections)
 
-    def close_doors(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+    async def drain(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Answer what is in flight or on its way; returns when all is answered, or after the grace period."""
+        self.draining = True
+        last_moment = trio.current_time() + self._limits.drain_s
+        self._close_doors(listeners, connections)
+        with trio.move_on_after(self._limits.idle_grace_s):
+            await self._all_closed()
+        await self.context.terminated.set()
+        with trio.move_on_at(last_moment):
+            await self._all_closed()
+
+    def _close_doors(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
         """Listen no more. Whoever the kernel has connected by now is let in: closing alone would reset them."""
         for listener in listeners:
             trio.lowlevel.notify_closing(listener.socket)
@@ -198,9 +169,9 @@ class _Server:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await _TcpServer(self._app, self._config, self.context, ConnectionState({}), connection)
-        except* h11.ProtocolError:  # the peer broke HTTP so that hypercorn found no way to say it
-            logger.debug("A peer broke HTTP", exc_info=True)
+            await Http11Connection(self._app, self._config, self.context, ConnectionState({}), connection)
+        except* h11.ProtocolError as errors:  # the peer broke HTTP so that hypercorn found no way to say it
+            logger.debug("A peer broke HTTP: %s", errors.exceptions)
         except* Exception:  # a door to foreign code: one connection's failure is nobody else's
             logger.exception("A connection failed")
         finally:
@@ -208,7 +179,7 @@ class _Server:
             self._open.remove(connection)
             self._places.release()
 
-    async def all_closed(self) -> None:
+    async def _all_closed(self) -> None:
         for connection in tuple(self._open):
             await connection.closing.wait()
 
@@ -218,6 +189,11 @@ class _Server:
 
     def _with_manners(self, app: AsgiApp) -> AsgiApp:
         async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            path = path_of(scope["path"])
+            if path is None:
+                await _refuse_target(scope, send)
+                return
+            scope["path"] = path
             await app(scope, receive, partial(self._send, send))
 
         return asgi
@@ -234,6 +210,16 @@ class _Server:
             # a peer that broke HTTP beyond its request has had hypercorn's 400, and gets no second answer
             around.enter_context(suppress(h11.LocalProtocolError))
             await send(message)
+
+
+async def _refuse_target(scope: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        body = b'{"detail":"the request target must be a path"}'
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close"})
 
 
 def _hypercorn_config(limits: HttpLimits) -> Config:

@@ -13,7 +13,9 @@ from attrs import frozen
 from quart import Response
 from swagger_ui_bundle import swagger_ui_path
 
-__all__ = ["Endpoint", "Parameter", "pages"]
+__all__ = ["Endpoint", "Handle", "Parameter", "pages"]
+
+Handle = Callable[[], Awaitable[Response]]
 
 _FAULTS: Final = {
     400: "Not one of the accepted values.",
@@ -62,7 +64,7 @@ class Endpoint:
 
     method: str
     path: str
-    handle: Callable[..., Awaitable[Response]]
+    handle: Handle
     summary: str
     answer: type | Mapping[str, Any] | None = None
     text_answer: Sequence[str] = ()
@@ -86,7 +88,7 @@ def pages(title: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
     async def start_js() -> Response:
         return Response(_START, content_type="text/javascript")
 
-    def part(name: str, content_type: str) -> Callable[[], Awaitable[Response]]:
+    def part(name: str, content_type: str) -> Handle:
         async def send() -> Response:
             return Response(await trio.Path(swagger_ui_path / name).read_bytes(), content_type=content_type)
 
