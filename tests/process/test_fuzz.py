@@ -19,7 +19,7 @@ from PIL import Image
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1800)]
 
 IN_FULL = "FUZZ_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "45"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 ANSWER_S = 40
 PAUSE_S = 0.1
 """A request without an answer for so long is taken for one that the node wants more of."""
