@@ -52,4 +52,4 @@ def test_help_and_version_end_well(arguments: list[str], capsys: pytest.CaptureF
 def test_a_logic_that_cannot_be_found_is_a_settings_fault(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 78 and the option's name."""
     assert cli.main(["detector", "--logic", "nowhere.py:Factory"]) == 78
-    assert "--logic nowhere.py:Factory: no such file" in capsys.readouterr().err
+    assert "--logic nowhere.py:Factory: there is no file nowhere.py" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """`python -m loop_node`, and where the frozen executable starts."""
 
-import sys
-
-from loop_node.cli import main
+from loop_node.cli import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

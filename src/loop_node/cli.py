@@ -5,12 +5,15 @@ Exit codes: 0 clean, 1 crash, 2 usage, 75 start me again, 78 configuration, 130 
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import resources
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -19,13 +22,32 @@ from loop_node import logs
 from loop_node.errors import LoopNodeError, SettingsError
 from loop_node.settings import VERBS, Settings, read_process_settings, settings_text
 
-__all__ = ["main"]
+__all__ = ["main", "start"]
 
 logger = logging.getLogger(__name__)
 
 CRASH: Final = 1
+USAGE: Final = 2
 CONFIGURATION: Final = 78
 INTERRUPTED: Final = 130
+
+
+def start() -> NoReturn:
+    """The entry point of the process.
+
+    It ends without Python's own clean-up: a thread that was left behind inside OpenVINO, compiling a model for example,
+    would find its interpreter gone and abort the process.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the node itself listens to signals
+    try:
+        code = main()
+    except SystemExit as error:  # argparse
+        code = error.code if isinstance(error.code, int) else USAGE
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Logics of others: how they are found, built, called, and what is said when they are none."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import loop_node
-from loop_node import BoxDetection, DetectorLogic, DetectorLogicFactory, ImageMetadata, ModelInformation
+from loop_node import BoxDetection, DetectorLogic, DetectorLogicFactory, ImageMetadata, ImagesMetadata, ModelInformation
 from loop_node.detector.logic import build_logic, load_factory
 from loop_node.errors import ModelError, SettingsError
 
@@ -78,9 +79,9 @@ def test_a_factory_is_a_class_or_an_instance_in_a_file(good_file: Path, name: st
         ("{file}:number", "needs a text model_format and a method build"),
         ("{file}:WithoutFormat", "needs a text model_format"),
         ("{file}:NeedsArguments", "path"),
-        ("{file}", "no such file; it must be FILE.py:NAME"),
-        ("{file}.txt:Factory", "no such file"),
-        (":Factory", "no such file"),
+        ("{file}", "it must be FILE.py:NAME"),
+        ("{file}.txt:Factory", "there is no file"),
+        (":Factory", "it must be FILE.py:NAME"),
     ],
 )
 def test_what_is_no_factory_is_a_readable_setting_fault(good_file: Path, where: str, said: str) -> None:
@@ -98,6 +99,77 @@ def test_a_file_that_cannot_run_says_why(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(SettingsError, match=r"invalid syntax|my own fault|nothing_of_this_name"):
         load_factory(f"{path}:Factory")
+
+
+def test_a_file_may_use_what_lies_beside_it(tmp_path: Path) -> None:
+    """Neighbours can be imported, and dataclasses find their module."""
+    (tmp_path / "neighbour_of_logic.py").write_text("FORMAT = 'next door'")
+    (tmp_path / "uses_it.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from neighbour_of_logic import FORMAT\n"
+        "@dataclass\n"
+        "class Factory:\n"
+        "    model_format: str = FORMAT\n"
+        "    def build(self, model_info): ...\n"
+    )
+    assert load_factory(f"{tmp_path / 'uses_it.py'}:Factory").model_format == "next door"
+
+
+@pytest.mark.parametrize("in_flight", [0, -1, "two", 1.5])
+def test_a_senseless_number_of_images_at_once_is_refused(in_flight: object) -> None:
+    """Before it makes every request wait for ever."""
+    logic = Sees()
+    logic.max_in_flight = in_flight  # type: ignore[assignment] # that is the point
+    with pytest.raises(ModelError, match=r"max_in_flight of Sees is .*: a whole number from 1 on"):
+        build_logic(Builds(logic), MODEL)
+
+
+def test_a_logic_cannot_end_the_node() -> None:
+    """sys.exit is an error like any other."""
+
+    class Leaves(Sees):
+        def evaluate(self, image: NDArray[np.uint8]) -> ImageMetadata:
+            sys.exit(3)
+
+    with pytest.raises(ModelError, match="tried to end the process"):
+        build_logic(Builds(Leaves()), MODEL).detect(IMAGE)
+    with pytest.raises(ModelError, match="tried to end the process"):
+        build_logic(Builds(Leaves()), MODEL).detect_batch([IMAGE])
+
+
+@pytest.mark.parametrize("boxes", [None, ["a box"], (1,)])
+def test_lists_of_something_else_are_named(boxes: object) -> None:
+    """The implementer reads which list, and what belongs into it."""
+
+    class Odd(Sees):
+        def evaluate(self, image: NDArray[np.uint8]) -> ImageMetadata:
+            return ImageMetadata(box_detections=boxes)  # type: ignore[arg-type] # that is the point
+
+    with pytest.raises(ModelError, match="box_detections that are no list of BoxDetection"):
+        build_logic(Builds(Odd()), MODEL).detect(IMAGE)
+
+
+def test_a_batch_of_the_wrong_length_is_refused() -> None:
+    """One answer per image, in order."""
+
+    class Short(Sees):
+        def batch_evaluate(self, images: list[NDArray[np.uint8]]) -> ImagesMetadata:
+            return ImagesMetadata(items=[self.evaluate(images[0])])
+
+    model = build_logic(Builds(Short()), MODEL)
+    with pytest.raises(ModelError, match="ImagesMetadata with 2 items"):
+        model.detect_batch([IMAGE, IMAGE])
+    assert len(model.detect_batch([IMAGE])) == 1
+
+
+def test_a_logic_without_a_batch_looks_one_by_one() -> None:
+    """Whatever has `evaluate` is enough."""
+
+    class Duck:
+        evaluate = Sees.evaluate
+
+    assert len(build_logic(Builds(Duck()), MODEL).detect_batch([IMAGE] * 3)) == 3
 
 
 def test_what_a_logic_returns_goes_out_unchanged() -> None:

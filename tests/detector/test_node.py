@@ -136,7 +136,7 @@ async def test_a_model_that_does_not_build_is_named_everywhere(tmp_path: Path) -
 async def test_a_model_that_is_not_there_is_a_settings_fault(tmp_path: Path) -> None:
     """Found before the doors open."""
     settings = attrs.evolve(SETTINGS, model=str(tmp_path / "none.onnx"), data_folder=tmp_path)
-    with pytest.raises(SettingsError, match=r"MODEL=.*none\.onnx: there is no model"):
+    with pytest.raises(SettingsError, match=r"MODEL=.*none\.onnx: there is no such file"):
         await run_detector(settings)
 
 

@@ -209,9 +209,10 @@ async def test_without_an_outbox_it_says_once_that_nothing_is_kept(
     node: Node, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever expects uploads learns of it; whoever does not is left alone."""
+    caplog.set_level(logging.INFO)
     for _ in range(3):
         await node.client.post("/detect", files=files(), headers={"autoupload": mode})
-    said = [record for record in caplog.records if "no outbox" in record.message and record.levelno == logging.WARNING]
+    said = [record for record in caplog.records if "no outbox" in record.message]
     assert len(said) == (mode != "disabled")
 
 
@@ -219,7 +220,8 @@ async def test_without_a_model_it_is_a_503(node: Node) -> None:
     """With the reason and a time to come back."""
     await node.engine.install(None)
     answer = await node.client.post("/detect", files=files())
-    assert (answer.status_code, answer.json()) == (503, {"detail": "detector not yet initialized"})
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith("detector not yet initialized")
     assert int(answer.headers["Retry-After"]) > 0
 
 

@@ -1,6 +1,8 @@
+import os
 import stat
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,3 +104,38 @@ def test_a_damaged_zip_is_refused_or_whole(tmp_path, data):
         folder = None
     after = set(into.iterdir()) if into.exists() else set()
     assert after - before <= {folder}
+
+
+def test_what_a_killed_unpacking_left_is_swept(tmp_path):
+    """After a day; younger leftovers may belong to another node at work."""
+    old, young = tmp_path / "into" / "unfinished-old", tmp_path / "into" / "unfinished-young"
+    for left in (old, young):
+        (left / "model").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    unpack(_zip(tmp_path / "good.zip", {"model.onnx": b"x"}), tmp_path / "into")
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_two_nodes_may_unpack_the_same_zip(tmp_path, monkeypatch):
+    """Whoever comes second uses what the first has put there, and nests nothing in it."""
+    archive = _zip(tmp_path / "good.zip", {"model.onnx": b"x"})
+    first = unpack(archive, tmp_path / "into")
+    with monkeypatch.context() as blind:  # as it looks to one that asked before the other was done
+        blind.setattr(Path, "is_dir", lambda path, seen=[]: path != first or bool(seen.append(path)) or len(seen) > 1)
+        assert unpack(archive, tmp_path / "into") == first
+    assert [path.name for path in first.iterdir()] == ["model.onnx"]
+    assert list((tmp_path / "into").iterdir()) == [first]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_damage_inside_any_compression_is_a_bad_zip(tmp_path, method):
+    """Whatever the decompressor raises."""
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("model.onnx", bytes(range(256)) * 100)
+    content = bytearray(path.read_bytes())
+    content[50:70] = bytes(byte ^ 0xFF for byte in content[50:70])
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="damaged"):
+        unpack(path, tmp_path / "into")

@@ -99,7 +99,8 @@ def test_what_is_no_model_is_refused_with_what_is_accepted(folder, tmp_path, nam
         ("[" * 100_000, r"model\.json cannot be read"),
         ("\x00", r"model\.json cannot be read"),
         ("[]", r"model\.json cannot be used"),
-        ('{"id": 3, "organization": "o", "project": "p", "conf_threshold": 7}', "(?s)conf_threshold.*version"),
+        ('{"id": 3, "organization": "o", "project": "p", "conf_threshold": 7}', "(?s)conf_threshold.*id: a string"),
+        ('{"version": "\\ud800"}', r"model\.json cannot be read"),
     ],
 )
 def test_a_broken_model_json_is_refused_with_all_its_faults(folder, tmp_path, text, problem):
@@ -132,5 +133,22 @@ def test_a_logic_of_ones_own_gets_the_description_of_any_folder(folder, tmp_path
     _write(folder, "other/model.json")
     with pytest.raises(ModelError, match=r"must hold one model\.json, not 2"):
         read_model_folder(str(folder), tmp_path / "unpacked")
-    with pytest.raises(ModelError, match="there is no model folder and no model zip at"):
+    with pytest.raises(ModelError, match="there is no model folder, zip or file at"):
         read_model_folder(str(folder / "none"), tmp_path / "unpacked")
+
+
+def test_a_local_model_json_may_leave_out_what_the_loop_adds(folder, tmp_path):
+    """Id, organization, project and version come from the file and its folder."""
+    _write(folder, "model.onnx")
+    (folder / "model.json").write_text('{"model_type": "YOLOX"}')
+    information = locate_model(str(folder), tmp_path / "unpacked").information
+    assert (information.model_type, information.version) == ("YOLOX", folder.name)
+    assert information.id == locate_model(str(folder), tmp_path / "unpacked").information.id
+
+
+def test_a_logic_gets_bare_files_and_the_bundled_model_too(folder, tmp_path):
+    """Whatever `--model` takes."""
+    _write(folder, "weights.bin")
+    bare = read_model_folder(str(folder / "weights.bin"), tmp_path / "unpacked")
+    assert (bare.version, bare.model_root_path) == ("weights", str(folder))
+    assert read_model_folder("coco", tmp_path / "unpacked").project == "coco"

@@ -1,6 +1,7 @@
 """How a node ends: on one signal in good order, on two at once, and never with anything left behind."""
 
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,32 @@ async def test_a_compilation_does_not_hold_up_the_end(nodes: Any) -> None:
     with trio.fail_after(END_S):
         assert await node.stop() == 0
     assert "Traceback" not in node.log
+
+
+@SIGNALS
+@pytest.mark.parametrize("after_s", [0.05, 0.15, 0.3])
+async def test_a_signal_at_any_moment_of_a_build_ends_it_cleanly(
+    nodes: Any, number: signal.Signals, after_s: float
+) -> None:
+    """A thread that is left behind inside OpenVINO takes nobody with it."""
+    node = await nodes.start("detector", MODEL="coco")
+    await node.until(lambda: "building model" in node.log, "word of the build")
+    await trio.sleep(after_s)  # the moment within the build is what this is about
+    with trio.fail_after(END_S):
+        assert await node.stop(number) == 0
+    assert "terminate called" not in node.log
+
+
+async def test_the_second_signal_does_not_wait_for_who_does_not_read(nodes: Any) -> None:
+    """Not even for answers that are stuck on their way out."""
+    node = await nodes.start("detector")
+    async with AsyncExitStack() as connections, trio.open_nursery() as nursery:
+        for _ in range(3):
+            stream = await trio.open_tcp_stream("127.0.0.1", int(node.url.rpartition(":")[2]))
+            await connections.enter_async_context(stream)
+            nursery.start_soon(stream.send_all, b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+        node.process.send_signal(signal.SIGTERM)
+        await node.until(lambda: "a second signal" in node.log, "word of the first signal")
+        with trio.fail_after(2):
+            assert await node.stop(signal.SIGTERM) == 0
+        nursery.cancel_scope.cancel()

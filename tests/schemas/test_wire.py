@@ -1,6 +1,7 @@
 """The converter: what it accepts, how it says no, and what survives."""
 
 import attrs
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +135,19 @@ def test_a_bad_member_of_model_json_names_what_is_accepted(member: str, value: o
     """Whoever writes a `model.json` by hand is told what to write."""
     with pytest.raises(SchemaError, match=rf"^{member}.*: {said}"):
         wire.read_model_information(MODEL | {member: value})
+
+
+def test_numpy_numbers_leave_as_plain_ones() -> None:
+    """Logics compute in numpy."""
+    box = BoxDetection(**(BOX | {"x": np.int64(3), "confidence": np.float32(0.5)}))
+    out = wire.unstructure_flat(box)
+    assert (type(out["x"]), out["x"], type(out["confidence"]), out["confidence"]) == (int, 3, float, 0.5)
+
+
+def test_half_a_character_is_no_text() -> None:
+    """What could not be written into an answer is not let in."""
+    with pytest.raises(SchemaError, match=r"^version: .*surrogates"):
+        wire.read_model_information(MODEL | {"version": "\ud800"})
 
 
 def test_enumerations_come_in_as_such() -> None:

@@ -186,6 +186,6 @@ class Detector:
     def _tell_of_no_outbox(self, order: DetectionOrder) -> None:
         if order.autoupload != "disabled" and order.autoupload not in self._told:
             self._told.add(order.autoupload)
-            logger.warning(
+            logger.info(
                 "autoupload=%s: there is no outbox yet, so no image is kept for the Learning Loop", order.autoupload
             )

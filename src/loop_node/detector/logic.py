@@ -2,10 +2,12 @@
 
 import importlib.util
 import inspect
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import ModuleType
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from attrs import frozen
@@ -13,7 +15,14 @@ from numpy.typing import NDArray
 
 from loop_node.errors import ModelError, SettingsError
 from loop_node.inference.engine import Detected
-from loop_node.schemas.detections import ImageMetadata, ImagesMetadata
+from loop_node.schemas.detections import (
+    BoxDetection,
+    ClassificationDetection,
+    ImageMetadata,
+    ImagesMetadata,
+    PointDetection,
+    SegmentationDetection,
+)
 from loop_node.schemas.models import ModelInformation
 
 __all__ = ["DetectorLogic", "DetectorLogicFactory", "LogicModel", "build_logic", "load_factory"]
@@ -68,9 +77,7 @@ class LogicModel:
     def detect(self, image: NDArray[np.uint8]) -> Detected:
         """Call the logic; all of its time counts as inference."""
         started = time.perf_counter()
-        metadata = self._logic.evaluate(image)
-        if not isinstance(metadata, ImageMetadata):
-            raise ModelError(f"the logic's evaluate() returned {type(metadata).__name__} instead of ImageMetadata")
+        metadata = _checked(_call(self._logic.evaluate, image), "evaluate()")
         return Detected(metadata=metadata, infer_s=time.perf_counter() - started, post_s=0.0)
 
     def detect_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detected]:
@@ -78,15 +85,41 @@ class LogicModel:
         if not hasattr(self._logic, "batch_evaluate"):
             return [self.detect(image) for image in images]
         started = time.perf_counter()
-        answer: object = self._logic.batch_evaluate(list(images))
-        items: list[Any] = answer.items if isinstance(answer, ImagesMetadata) else []
-        if len(items) != len(images) or not all(isinstance(item, ImageMetadata) for item in items):
+        answer = _call(self._logic.batch_evaluate, list(images))
+        if not isinstance(answer, ImagesMetadata) or len(answer.items) != len(images):
             raise ModelError(f"the logic's batch_evaluate() must return ImagesMetadata with {len(images)} items")
+        items = [_checked(item, "batch_evaluate()") for item in answer.items]
         share_s = (time.perf_counter() - started) / max(len(images), 1)
         return [Detected(metadata=item, infer_s=share_s, post_s=0.0) for item in items]
 
     def close(self) -> None:
         """Nothing of ours is held; the logic goes with its last reference."""
+
+
+_FINDINGS: Final = {
+    "box_detections": BoxDetection,
+    "point_detections": PointDetection,
+    "segmentation_detections": SegmentationDetection,
+    "classification_detections": ClassificationDetection,
+}
+
+
+def _call(function: Callable[..., object], *arguments: object) -> object:
+    """Call foreign code; what would end this process otherwise is a fault of the logic."""
+    try:
+        return function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ModelError(f"the logic tried to end the process: {type(error).__name__}({error})") from error
+
+
+def _checked(metadata: object, where: str) -> ImageMetadata:
+    if not isinstance(metadata, ImageMetadata):
+        raise ModelError(f"the logic's {where} returned {type(metadata).__name__} instead of ImageMetadata")
+    for name, kind in _FINDINGS.items():
+        found = getattr(metadata, name)
+        if not isinstance(found, list) or not all(isinstance(one, kind) for one in found):
+            raise ModelError(f"the logic's {where} returned {name} that are no list of {kind.__name__}")
+    return metadata
 
 
 def build_logic(factory: DetectorLogicFactory, information: ModelInformation) -> LogicModel:
@@ -97,10 +130,15 @@ def build_logic(factory: DetectorLogicFactory, information: ModelInformation) ->
     """
     try:
         logic = factory.build(information)
-    except Exception as error:  # a door to foreign code; the caller logs it
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a door to foreign code; the caller logs it
         raise ModelError(f"the logic could not be built: {type(error).__name__}: {error}") from error
     if not callable(getattr(logic, "evaluate", None)):
         raise ModelError(f"build() returned {type(logic).__name__}, which has no method evaluate(image)")
+    in_flight = getattr(logic, "max_in_flight", 1)
+    if not isinstance(in_flight, int) or in_flight < 1:
+        raise ModelError(
+            f"max_in_flight of {type(logic).__name__} is {in_flight!r}: a whole number from 1 on is needed"
+        )
     return LogicModel(information, f"logic {type(logic).__name__}", logic)
 
 
@@ -112,18 +150,29 @@ def load_factory(where: str) -> DetectorLogicFactory:
     """
     file, _, name = where.rpartition(":")
     path = Path(file)
-    if not file or not path.is_file():
-        raise SettingsError([f"--logic {where}: no such file; it must be FILE.py:NAME"])
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError([f"--logic {where}: {path.name} is no Python file"])
-    module = importlib.util.module_from_spec(spec)
+    if not file or not name:
+        raise SettingsError([f"--logic {where}: it must be FILE.py:NAME, with the name of a factory in that file"])
+    if not path.is_file():
+        raise SettingsError([f"--logic {where}: there is no file {file}; it must be FILE.py:NAME"])
     try:
-        spec.loader.exec_module(module)
-        found = getattr(module, name)
+        found = getattr(_module(path), name)
         factory = found() if inspect.isclass(found) else found
-    except Exception as error:  # a door to foreign code
+    except (Exception, SystemExit) as error:  # a door to foreign code
         raise SettingsError([f"--logic {where}: {type(error).__name__}: {error}"]) from error
     if not isinstance(factory, DetectorLogicFactory):
         raise SettingsError([f"--logic {where}: {name} needs a text model_format and a method build(model_info)"])
     return factory
+
+
+def _module(path: Path) -> ModuleType:
+    """Run a Python file as a module of a name of its own; the files beside it can be imported from it."""
+    name = f"loop_node_logic_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path.name} is no Python file")
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # classes look their module up there
+    spec.loader.exec_module(module)
+    return module

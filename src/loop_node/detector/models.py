@@ -8,11 +8,11 @@ from uuid import NAMESPACE_URL, uuid5
 import trio
 from attrs import define, field, frozen
 
-from loop_node.errors import ModelError, NoModel
+from loop_node.errors import NoModel, SettingsError
 from loop_node.inference.devices import DeviceOptions
 from loop_node.inference.engine import Engine, ServingModel
 from loop_node.inference.openvino import load_model
-from loop_node.inference.sources import LocatedModel, locate_model, read_model_folder
+from loop_node.inference.sources import LocatedModel, locate_model, model_exists, read_model_folder
 from loop_node.schemas.models import ModelInformation
 from loop_node.settings import Settings
 
@@ -52,9 +52,9 @@ class ModelLoader:
             logger.info("building model %s", self.build.name)
             try:
                 model = await trio.to_thread.run_sync(self.build.run, abandon_on_cancel=True)
-            except ModelError as error:
+            except Exception as error:
                 self.engine.why_no_model = self.state.model_error = f"model {self.build.name}: {error}"
-                raise
+                raise  # to the supervisor or the client that asked for it
             self.state.model_error = ""
             await self.engine.install(model)
             logger.info("model %s serves on %s", model.information.version, model.device)
@@ -69,20 +69,20 @@ class ModelBuild:
 
 
 def prepare_build(settings: Settings, factory: DetectorLogicFactory | None) -> ModelBuild | None:
-    """Find the model that MODEL names and say how it is built; None without a model and without a logic. Blocks.
-
-    A logic without a model gets a description that names none: it may not need one.
+    """How the model that MODEL names is built; None without a model and without a logic.
 
     Raises:
-        ModelError: There is no model at that place.
+        SettingsError: There is nothing at that place.
     """
+    if settings.model is not None and not model_exists(settings.model):
+        raise SettingsError([f"MODEL={settings.model}: there is no such file or folder; `coco` is the bundled model"])
     unpack_into = settings.data_folder / "unpacked"
     if factory is not None:
-        return _logic_build(settings, factory, unpack_into)
+        return ModelBuild(settings.model or "without a model", lambda: _build_logic(settings, factory, unpack_into))
     if settings.model is None:
         return None
-    located = locate_model(settings.model, unpack_into)
-    return ModelBuild(settings.model, lambda: _warm(located, device_options(settings)))
+    source = settings.model
+    return ModelBuild(source, lambda: _warm(locate_model(source, unpack_into), device_options(settings)))
 
 
 def device_options(settings: Settings) -> DeviceOptions:
@@ -97,9 +97,10 @@ def device_options(settings: Settings) -> DeviceOptions:
     )
 
 
-def _logic_build(settings: Settings, factory: DetectorLogicFactory, unpack_into: Path) -> ModelBuild:
+def _build_logic(settings: Settings, factory: DetectorLogicFactory, unpack_into: Path) -> ServingModel:
+    """A logic without a model gets a description that names none: it may not need one."""
     information = _no_model(settings) if settings.model is None else read_model_folder(settings.model, unpack_into)
-    return ModelBuild(settings.model or "without a model", lambda: build_logic(factory, information))
+    return build_logic(factory, information)
 
 
 def _no_model(settings: Settings) -> ModelInformation:

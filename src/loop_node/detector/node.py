@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from loop_node.errors import ModelError, SettingsError
 from loop_node.inference.engine import Engine, open_engine
 from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.serving.app import create_app
@@ -56,7 +55,8 @@ async def run_detector(
         SettingsError: The address is taken, or the model that was asked for is not there.
         TaskGivenUp: A vital task failed for good.
     """
-    build = await _prepare_build(settings, factory)
+    build = prepare_build(settings, factory)
+    _tell_what_is_missing(settings, build)
     stop = trio.Event()
     async with (
         open_listeners(settings.node_host, settings.node_port) as listeners,
@@ -96,10 +96,12 @@ async def _run_tasks(
         tasks.cancel()
 
     async def model_loader(handle: TaskHandle) -> None:
-        state.operation_mode = OperationMode.IDLE
-        if build is not None:
-            await loader.load()
         handle.ready()
+        try:
+            if build is not None:
+                await loader.load()
+        finally:
+            state.operation_mode = OperationMode.IDLE
 
     wanted = change_tasks(
         [
@@ -111,11 +113,11 @@ async def _run_tasks(
         await supervise(wanted, health=health)
 
 
-async def _prepare_build(settings: Settings, factory: DetectorLogicFactory | None) -> ModelBuild | None:
-    try:
-        return await trio.to_thread.run_sync(prepare_build, settings, factory)
-    except ModelError as error:
-        raise SettingsError([f"MODEL={settings.model}: {error}"]) from error
+def _tell_what_is_missing(settings: Settings, build: ModelBuild | None) -> None:
+    if build is None:
+        logger.warning("no model: set MODEL or --model; `coco` is the bundled one")
+    if settings.serves_project:
+        logger.warning("this version neither follows a model of the Learning Loop nor uploads images to it")
 
 
 def _url(listeners: list[trio.SocketListener]) -> str:

@@ -124,11 +124,21 @@ def _order() -> DetectionOrder:
 
 def _word(spellings: tuple[str, ...]) -> str | None:
     """The first non-empty one: headers before query, the contract's spelling before the tolerated ones."""
-    for read in (request.headers.get, request.args.get):
-        for spelling in spellings:
-            if text := read(spelling):
-                return text
+    for spelling in spellings:
+        if text := request.headers.get(spelling):
+            return _as_sent(text)
+    for spelling in spellings:
+        if text := request.args.get(spelling):
+            return text
     return None
+
+
+def _as_sent(header: str) -> str:
+    """HTTP hands headers over as latin-1; most clients write UTF-8 into them."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _server_timing(detection: Detection) -> str:

@@ -1,9 +1,11 @@
 """Model zips unpacked so that a hostile or broken one harms nothing: it writes only below its own folder, or not at all."""
 
 import hashlib
+import lzma
 import shutil
 import stat
 import tempfile
+import time
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,8 @@ __all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "unpack"]
 MAX_UNPACKED_BYTES: Final = 4 * 2**30
 MAX_ENTRIES: Final = 10_000
 _CHUNK_BYTES: Final = 2**20
+_UNFINISHED: Final = "unfinished-"
+_A_DAY_S: Final = 24 * 3600
 
 
 def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, max_entries: int = MAX_ENTRIES) -> Path:
@@ -35,8 +39,9 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
         folder = into / name
         if not folder.is_dir():
             into.mkdir(parents=True, exist_ok=True)
+            _sweep(into)
             _unpack_whole(archive, folder, max_bytes, max_entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
         raise ModelError(f"{archive} is no usable zip: {error}") from None
     except RuntimeError as error:  # how zipfile says that a password is needed
         raise ModelError(f"{archive} cannot be unpacked: {error}") from None
@@ -46,7 +51,10 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
 
 
 def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int) -> None:
-    with zipfile.ZipFile(archive) as unpacked, tempfile.TemporaryDirectory(dir=folder.parent) as name:
+    with (
+        zipfile.ZipFile(archive) as unpacked,
+        tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder.parent) as name,
+    ):
         entries = unpacked.infolist()
         if len(entries) > max_entries:
             raise ModelError(f"{archive} has {len(entries)} entries, more than {max_entries}")
@@ -61,7 +69,18 @@ def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int)
             target.parent.mkdir(parents=True, exist_ok=True)
             with unpacked.open(entry) as source, target.open("xb") as sink:
                 room_bytes = _copy(archive, source, sink, room_bytes, max_bytes)
-        shutil.move(whole, folder)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # if it is, another node has unpacked the same content meanwhile
+                raise
+
+
+def _sweep(into: Path) -> None:
+    """Remove what unpackings that were killed have left; young ones may belong to another node."""
+    for left in into.glob(f"{_UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > _A_DAY_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _checked_name(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:

@@ -152,7 +152,7 @@ class Engine:
     """
 
     max_queue: int = 64
-    why_no_model: str = "detector not yet initialized"
+    why_no_model: str = "detector not yet initialized (MODEL or --model names its model)"
     _place: _Place | None = None
     _waiting: int = 0
 

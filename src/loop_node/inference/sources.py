@@ -4,6 +4,7 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid5
 
 from attrs import frozen
@@ -13,7 +14,7 @@ from loop_node.inference.archives import unpack
 from loop_node.schemas.models import ModelInformation
 from loop_node.schemas.wire import read_model_information
 
-__all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model", "read_model_folder"]
+__all__ = ["BUNDLED", "MODEL_SUFFIXES", "LocatedModel", "locate_model", "model_exists", "read_model_folder"]
 
 BUNDLED = "coco"
 MODEL_SUFFIXES = (".xml", ".onnx", ".tflite")
@@ -52,7 +53,7 @@ def locate_model(source: str, unpack_into: Path) -> LocatedModel:
         ModelError: There is nothing, or nothing usable; says what and where.
     """
     if source == BUNDLED:
-        return _in_folder(Path(str(resources.files("loop_node") / "bundled" / BUNDLED)))
+        return _in_folder(_bundled())
     path = Path(source)
     if path.is_dir():
         return _in_folder(path)
@@ -69,22 +70,36 @@ def read_model_folder(source: str, unpack_into: Path) -> ModelInformation:
     """The description of a model of any format, for a logic that reads the rest itself. Blocking.
 
     Args:
-        source: A folder or a zip with `model.json`, at its top or in the only folder that has one.
+        source: A folder or a zip with `model.json`, at its top or in the only folder that has one; a bare file, beside
+            which there may be one; or `coco`.
         unpack_into: As for `locate_model`.
 
     Raises:
-        ModelError: There is no such folder, or no readable `model.json` in it.
+        ModelError: There is nothing there, or no readable `model.json`.
     """
-    path = Path(source)
+    path = _bundled() if source == BUNDLED else Path(source)
     root = unpack(path, unpack_into) if path.suffix.lower() == ".zip" and path.is_file() else path
+    if root.is_file():
+        information = _model_json(root, root.parent) or _stand_in(root)
+        information.model_root_path = str(root.parent)
+        return information
     if not root.is_dir():
-        raise ModelError(f"there is no model folder and no model zip at {source!r}")
+        raise ModelError(f"there is no model folder, zip or file at {source!r}")
     found = [root / "model.json"] if (root / "model.json").is_file() else sorted(root.rglob("model.json"))
     if len(found) != 1:
         raise ModelError(f"{root} must hold one model.json, not {len(found)}")
     information = _read_model_json(found[0])
     information.model_root_path = str(found[0].parent)
     return information
+
+
+def model_exists(source: str) -> bool:
+    """Whether there is anything at all where `--model` or MODEL points to."""
+    return source == BUNDLED or Path(source).exists()
+
+
+def _bundled() -> Path:
+    return Path(str(resources.files("loop_node") / "bundled" / BUNDLED))
 
 
 def _in_folder(root: Path) -> LocatedModel:
@@ -120,14 +135,25 @@ def _read_model_json(path: Path) -> ModelInformation:
     try:
         if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
             raise ModelError(f"{path} is larger than {_MAX_MODEL_JSON_BYTES} bytes")
-        return read_model_information(json.loads(path.read_bytes()))
+        raw = json.loads(path.read_bytes())
+        json.dumps(raw, ensure_ascii=False).encode()  # what JSON can escape need not be text: half a surrogate pair
+        return read_model_information(_what_the_loop_adds(path) | raw if isinstance(raw, dict) else raw)
     except SchemaError as error:
         raise ModelError(f"{path} cannot be used: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 
+def _what_the_loop_adds(path: Path) -> dict[str, Any]:
+    """What a `model.json` has that went through the Learning Loop, for one that did not."""
+    version = path.parent.resolve().name or "0"
+    return {"id": _id_of(path), "organization": "", "project": "", "version": version}
+
+
 def _stand_in(file: Path) -> ModelInformation:
+    return ModelInformation(id=_id_of(file), organization="", project="", version=file.stem or "0")
+
+
+def _id_of(file: Path) -> str:
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return ModelInformation(id=str(uuid5(_NAMESPACE, digest)), organization="", project="", version=file.stem or "0")
+        return str(uuid5(_NAMESPACE, hashlib.file_digest(stream, "sha256").hexdigest()))

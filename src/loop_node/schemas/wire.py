@@ -29,6 +29,7 @@ _LARGEST_INT: Final = 2**53
 
 def _string(value: object, _: object) -> str:
     if isinstance(value, str):
+        value.encode()  # half a surrogate pair is no text: it could not be answered with. UnicodeError is a ValueError
         return value
     raise ValueError(f"a string is needed, not {_named(value)}")
 
@@ -115,6 +116,10 @@ _converter.register_structure_hook(int | list[int], _resolution)
 _converter.register_structure_hook_factory(is_sequence, _checked_list)
 _converter.register_structure_hook_factory(attrs.has, _checked_object)
 _converter.register_structure_hook_func(_is_bounded, _bounded)
+
+# a logic's numbers are often numpy's, which JSON encoders refuse
+_converter.register_unstructure_hook(float, float)
+_converter.register_unstructure_hook(int, int)
 
 _flat: Final = _converter.copy()
 _flat.register_unstructure_hook(Shape, str)

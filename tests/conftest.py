@@ -1,0 +1,8 @@
+from hypothesis import HealthCheck, settings
+
+# the suite runs a short form; `--hypothesis-profile=long` is the campaign
+settings.register_profile("short", max_examples=50, deadline=None)
+settings.register_profile(
+    "long", max_examples=50_000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("short")
