@@ -41,7 +41,7 @@ async def test_parallel_clients_see_no_error(nodes: Any, load: Any, photo_jpeg: 
     """16 clients that never pause: every request is answered well, and memory does not grow."""
     node = await nodes.start_ready("detector", MODEL="coco")
     request = load.post_image(photo_jpeg)
-    await load.closed_loop(node.url, request, clients=CLIENTS, seconds=LOAD_SECONDS / 4)
+    await load.closed_loop(node.url, request, clients=CLIENTS, seconds=LOAD_SECONDS / 8)
     before_kib = node.status("VmRSS")
     tally = await load.closed_loop(node.url, request, clients=CLIENTS, seconds=LOAD_SECONDS)
     grown_kib = node.status("VmRSS") - before_kib
@@ -116,9 +116,9 @@ async def test_overload_costs_nothing_but_the_surplus(nodes: Any, load: Any, log
     look_s, max_queue = 0.04, 8
     node = await nodes.start_ready("detector", *logic.write(f"time.sleep({look_s})"), MAX_QUEUE=max_queue)
     request = load.post_image(small_jpeg)
-    peak = await load.closed_loop(node.url, request, clients=4, seconds=2)
+    peak = await load.closed_loop(node.url, request, clients=4, seconds=1.5)
     before_kib = node.status("VmRSS")
-    over = await load.open_loop(node.url, request, rate=2 * peak.per_second, seconds=4)
+    over = await load.open_loop(node.url, request, rate=2 * peak.per_second, seconds=2.5)
     grown_kib = node.status("VmRSS") - before_kib
     say(f"peak: {peak}\noverload: {over}\nmemory: {grown_kib:+} KiB")
     assert not over.broken

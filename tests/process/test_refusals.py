@@ -158,7 +158,7 @@ async def test_who_keeps_sending_still_reads_the_413(nodes: Any, chunked: bool, 
     node = await nodes.start_ready("detector", MODEL="coco", MAX_BODY_BYTES=100_000)
     length = b"transfer-encoding: chunked" if chunked else b"content-length: 20000000"
     head = b"POST /detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n" + length + b"\r\n\r\n"
-    for _ in range(3):
+    for _ in range(2):
         stream = await trio.open_tcp_stream(*node.address)
         async with stream:
             with trio.fail_after(30):
@@ -199,6 +199,20 @@ async def test_who_wants_one_answer_sees_the_end_right_after_it(coco: Any, small
             rest = b"".join([part async for part in stream])
         assert trio.current_time() - answered < 1
         assert (answer + rest).endswith(b"}")
+
+
+async def test_a_websocket_to_nowhere_is_404(coco: Any) -> None:
+    """The handshake is refused like any request, without a word in the log."""
+    before = coco.log
+    handshake = (
+        b"GET /no/such/path HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with await trio.open_tcp_stream(*coco.address) as stream:
+        await stream.send_all(handshake)
+        with trio.fail_after(20):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 404 ")
+    assert "Traceback" not in coco.log.removeprefix(before)
 
 
 async def test_a_client_that_leaves_is_no_error(coco: Any, small_jpeg: bytes) -> None:

@@ -34,7 +34,7 @@ async def test_a_busy_port_is_named(nodes: Any) -> None:
     assert "Traceback" not in node.log
 
 
-@pytest.mark.parametrize("model", ["nowhere", "nowhere.xml", "nowhere.onnx", "nowhere.zip"])
+@pytest.mark.parametrize("model", ["nowhere", "nowhere.onnx"])
 async def test_a_model_that_is_not_there_is_named(nodes: Any, tmp_path: Path, model: str) -> None:
     """A wrong path is a wrong setting, not a reason to serve nothing."""
     node = nodes.launch("detector", MODEL=tmp_path / model)
@@ -43,7 +43,7 @@ async def test_a_model_that_is_not_there_is_named(nodes: Any, tmp_path: Path, mo
     assert "Traceback" not in node.log
 
 
-@pytest.mark.parametrize("where", ["nowhere.py:Factory", "{}:Nobody", "{}:Logic", "{}"])
+@pytest.mark.parametrize("where", ["nowhere.py:Factory", "{}:Nobody", "{}:Logic"])
 async def test_a_logic_that_is_none_is_named(nodes: Any, logic: Any, where: str) -> None:
     """No file, no such name, or no factory."""
     logic.write()

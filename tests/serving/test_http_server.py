@@ -153,6 +153,51 @@ async def test_stop_still_answers_a_request_on_an_idle_connection(serve: Any) ->
         await served.ended.wait()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade, http2-settings, close\r\n"
+        b"http2-settings: AAMAAABkAAQAAP__\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["upgrade", "preface"],
+)
+async def test_http_2_is_not_spoken(serve: Any, caplog: pytest.LogCaptureFixture, asked: bytes) -> None:
+    """Who asks for it gets HTTP/1.1, and no error into our log."""
+    async with serve(hello) as served, await served.connect() as stream:
+        await stream.send_all(asked)
+        with trio.fail_after(2):
+            assert (await read_to_end(stream)).startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_who_asks_much_and_leaves_does_not_keep_its_place(serve: Any) -> None:
+    """A client with many requests on their way goes before the answers; the next client gets its turn."""
+    async with serve(hello, connections=1) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(REQUEST * 300)
+        async with await served.connect() as stream:
+            await stream.send_all(REQUEST)
+            with trio.fail_after(5):
+                await read_answer(stream)
+
+
+async def test_a_peer_that_breaks_http_gets_one_answer(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Its bad chunk comes while it is answered: nothing of that is our error."""
+    gate = Gate()
+    async with serve(gate) as served, await served.connect() as stream:
+        await stream.send_all(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await gate.inside.wait()
+        await stream.send_all(b"zz\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        gate.open.set()
+        with trio.fail_after(2):
+            answer = await read_to_end(stream)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"content-length") == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 async def test_stop_cuts_what_takes_too_long(serve: Any) -> None:
     """A request that never ends does not hold up the node."""
     gate = Gate()

@@ -23,6 +23,7 @@ class Connection:
         self._stream = MeteredStream(stream, stall_s=stall_s)
         self._linger_s = linger_s
         self._reading = False
+        self._sending = trio.Lock()
         self._their_end = trio.Event()
         self.closing = trio.Event()
 
@@ -49,12 +50,20 @@ class Connection:
 
         Raises:
             trio.BrokenResourceError: The peer is gone, or has taken nothing for too long.
+            trio.ClosedResourceError: We are closing: an answer may be ready just when the peer is seen to have gone.
         """
-        await self._stream.send_all(data)
+        async with self._sending:
+            if self.closing.is_set():
+                raise trio.ClosedResourceError("the connection is closing")
+            try:
+                await self._stream.send_all(data)
+            except trio.BrokenResourceError:
+                self.abort()
+                raise
 
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more comes."""
-        await self._socket_stream.send_eof()
+        """Nothing: who says that nothing more comes closes next, and `aclose` says it when the last write is done."""
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close: at once for the peer, after the linger for us. Cancelled, the socket is closed all the same."""
@@ -74,7 +83,8 @@ class Connection:
 
     async def _drain(self) -> None:
         try:
-            await self._socket_stream.send_eof()
+            async with self._sending:
+                await self._socket_stream.send_eof()
             if self._reading:
                 await self._their_end.wait()
             else:

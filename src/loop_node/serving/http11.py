@@ -6,11 +6,15 @@ private names, pinned by the release line in pyproject.toml and by `tests/servin
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 import msgspec
+import trio
+from hypercorn.events import Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -40,8 +44,23 @@ def path_of(target: str) -> str | None:
 class Http11Connection(TCPServer):
     """One connection: hypercorn's, but for the protocol, and for a peer that has gone.
 
-    hypercorn keeps such a connection until its idle timeout; here it ends at once and gives its place back.
+    hypercorn keeps such a connection until its idle timeout, or for ever if several requests came on it and the first
+    is not answered yet; here it ends at once and gives its place back.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reading = trio.CancelScope()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Pass an event of the protocol on to the peer, and stop reading once that has gone or is being closed."""
+        if isinstance(event, Updated) and self.stream.closing.is_set():
+            return  # who has gone gets no time to be idle
+        try:
+            await super().protocol_send(event)
+        finally:
+            if self.stream.closing.is_set():
+                self._reading.cancel()
 
     async def run(self) -> None:
         """Serve requests until either side closes."""
@@ -63,7 +82,9 @@ class Http11Connection(TCPServer):
                     self.protocol_send,
                 )
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
-                await self._read_data()
+                # a protocol error here: the peer broke HTTP while it was answered, too late for a 400
+                with self._reading, suppress(h11.ProtocolError):
+                    await self._read_data()
                 await self.idle_task.stop()
             await self._close()
         except OSError:

@@ -13,10 +13,11 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
+import h11
 import trio
 from attrs import frozen
 from hypercorn.config import Config
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 AsgiApp = Callable[[Any, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
 
 _REFUSED_BODY_S: Final = 10
+_LAST_WRITE_S: Final = 1
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -169,8 +171,10 @@ class _Server:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await Http11Connection(self._app, self._config, self.context, ConnectionState({}), connection)  # type: ignore[arg-type]  # it uses what Connection has
-        except Exception:  # a door to foreign code: one connection's failure is nobody else's
+            await Http11Connection(self._app, self._config, self.context, ConnectionState({}), connection)
+        except* h11.ProtocolError as errors:  # the peer broke HTTP so that hypercorn found no way to say it
+            logger.debug("A peer broke HTTP: %s", errors.exceptions)
+        except* Exception:  # a door to foreign code: one connection's failure is nobody else's
             logger.exception("A connection failed")
         finally:
             connection.abort()
@@ -192,7 +196,7 @@ class _Server:
                 await _refuse_target(scope, receive, send)
                 return
             scope["path"] = path
-            await app(scope, receive, partial(self._send, send) if scope["type"] == "http" else send)
+            await app(scope, receive, partial(self._send, send))
 
         return asgi
 
@@ -202,7 +206,11 @@ class _Server:
         # quart-trio cancels the request as soon as hypercorn reports the client gone, and for `Connection: close` and
         # HTTP/1.0 that happens inside the last send: unshielded, the connection would never be closed.
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        with trio.CancelScope(shield=is_last):
+        with ExitStack() as around:
+            if is_last:
+                around.enter_context(trio.move_on_after(_LAST_WRITE_S, shield=True))
+            # a peer that broke HTTP beyond its request has had hypercorn's 400, and gets no second answer
+            around.enter_context(suppress(h11.LocalProtocolError))
             await send(message)
 
 

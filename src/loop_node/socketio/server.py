@@ -121,7 +121,7 @@ class SocketIoServer:
         await self._nursery.start(self._run_peer, engine_sid, peer, name=f"socketio peer {address}")
         return peer
 
-    async def _run_peer(  # it hands task_status on
+    async def _run_peer(  # noqa: ASYNC128 # it hands task_status on
         self, engine_sid: str, peer: Peer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         try:

@@ -152,9 +152,9 @@ class Peer:
 
     # for the shells
 
-    async def run(
+    async def run(  # noqa: ASYNC114 # too common a name for the list
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:  # too common a name for the list
+    ) -> None:
         """Keep time and run handlers until the protocol is closed and the handlers are done, or out of their grace."""
         try:
             async with trio.open_nursery() as nursery:
