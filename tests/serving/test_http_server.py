@@ -276,9 +276,16 @@ async def test_no_more_connections_than_allowed(serve: Any) -> None:
 async def test_an_early_answer_survives_a_body_that_is_still_coming(serve: Any) -> None:
     """A client that sends much and reads late still gets its 413, instead of a reset."""
 
-    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"3")]})
-        await send({"type": "http.response.body", "body": b"no!"})
+    async def take_all(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def refuse(_scope: Any, receive: Any, send: Any) -> None:
+        async with trio.open_nursery() as nursery:  # quart takes the body in while it answers, too
+            nursery.start_soon(take_all, receive)
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"3")]})
+            await send({"type": "http.response.body", "body": b"no!"})
+            nursery.cancel_scope.cancel()
 
     async with serve(refuse) as served, await served.connect() as stream:
         await stream.send_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n")
