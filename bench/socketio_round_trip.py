@@ -1,4 +1,4 @@
-"""Socket.IO `detect` with a raw 1280x720x3 array and no detector: our server against the existing nodes' stack.
+"""Socket.IO `detect` with a raw 1280x720x3 array and nothing to see: our detector against the existing nodes' stack.
 
 One python-socketio client, as robots use it, talks to both servers by turns, so that whatever else the machine does hits both. Prints
 the medians and their ratio per transport; the aim is a ratio of 0.75 or less.
@@ -7,6 +7,7 @@ the medians and their ratio per transport; the aim is a ratio of 0.75 or less.
 import argparse
 import asyncio
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 import socketio
 
 HERE = Path(__file__).parent
-SERVERS = {"ours": "socketio_server.py", "upstream": "socketio_upstream_server.py"}
 IMAGE = {"image": {"bytes": os.urandom(1280 * 720 * 3), "dtype": "uint8", "shape": [720, 1280, 3]}}
 AIM = 0.75
 
@@ -54,6 +54,32 @@ async def compare(ports: dict[str, int], transport: str, rounds: int) -> float:
     return ratio
 
 
+def start_ours() -> tuple[subprocess.Popen[str], int]:
+    """Start the detector; gives its process and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loop_node", "detector", "--logic", f"{HERE / 'nothing.py'}:NothingFactory"],
+        env=os.environ | {"NODE_HOST": "127.0.0.1", "NODE_PORT": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    port = None
+    for line in process.stderr or ():
+        if found := re.search(r"listening on http://127.0.0.1:(\d+)", line):
+            port = int(found[1])
+        if "serves on" in line and port is not None:
+            return process, port
+    raise RuntimeError("the detector did not start")
+
+
+def start_upstream() -> tuple[subprocess.Popen[str], int]:
+    """Start the other stack; gives its process and its port."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "socketio_upstream_server.py")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
 def cpu_s(process: subprocess.Popen[str]) -> float:
     """CPU seconds a process has used."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -65,12 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     rounds = parser.parse_args().rounds
-    processes = {
-        name: subprocess.Popen([sys.executable, str(HERE / program)], stdout=subprocess.PIPE, text=True)
-        for name, program in SERVERS.items()
-    }
+    started = {"ours": start_ours(), "upstream": start_upstream()}
+    processes = {name: process for name, (process, _) in started.items()}
+    ports = {name: port for name, (_, port) in started.items()}
     try:
-        ports = {name: int(process.stdout.readline()) for name, process in processes.items() if process.stdout}
         for transport in ("websocket", "polling"):
             before = {name: cpu_s(process) for name, process in processes.items()}
             asyncio.run(compare(ports, transport, rounds))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from loop_node.images import keep_large_buffers
 from loop_node.inference.engine import Engine, open_engine
 from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.serving.app import create_app
@@ -60,6 +61,7 @@ async def run_detector(
         TaskGivenUp: A vital task failed for good.
     """
     tuning.install()
+    keep_large_buffers()
     build = prepare_build(settings, factory)
     _tell_what_is_missing(settings, build)
     stop = trio.Event()
