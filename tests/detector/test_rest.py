@@ -2,29 +2,12 @@
 
 import io
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-import numpy as np
 import pytest
-import trio
-from attrs import define, field
-from numpy.typing import NDArray
 from PIL import Image
 
-from loop_node.detector.detection import Detector
-from loop_node.detector.rest import detector_endpoints
-from loop_node.detector.state import DetectorState
-from loop_node.inference.engine import Detected, Engine, open_engine
-from loop_node.schemas.detections import BoxDetection, ImageMetadata, Point, SegmentationDetection, Shape
-from loop_node.schemas.models import Category, ModelInformation
-from loop_node.schemas.status import OperationMode
-from loop_node.serving.app import create_app
-from loop_node.serving.http_server import HttpLimits, open_listeners, serve_http
-from loop_node.supervision import Health
-
-BOX = BoxDetection(category_name="a", x=1, y=2, width=3, height=4, model_name="2.0", confidence=0.5, category_id="id-a")
+from loop_node.schemas.detections import ImageMetadata, Point, SegmentationDetection, Shape
 
 
 def encoded(width: int = 8, height: int = 6, kind: str = "JPEG") -> bytes:
@@ -34,61 +17,13 @@ def encoded(width: int = 8, height: int = 6, kind: str = "JPEG") -> bytes:
 
 
 JPEG = encoded()
-INFORMATION = ModelInformation(
-    id="1", organization="o", project="p", version="2.0", categories=[Category(id="id-a", name="a")]
-)
-
-
-@define
-class PaperModel:
-    """Finds what it was told, always the same object; remembers the images' shapes."""
-
-    metadata: ImageMetadata
-    shapes: list[tuple[int, ...]] = field(factory=list)
-    max_in_flight: int = 1
-    device: str = "paper"
-    information: ModelInformation = INFORMATION
-
-    def detect(self, image: NDArray[np.uint8]) -> Detected:
-        self.shapes.append(image.shape)
-        return Detected(metadata=self.metadata, infer_s=0.001, post_s=0.002)
-
-    def close(self) -> None: ...
-
-
-@define
-class Node:
-    """A detector's HTTP side, a client for it, and what lies behind."""
-
-    client: httpx.AsyncClient
-    engine: Engine
-    state: DetectorState
-    model: PaperModel
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    state = DetectorState(operation_mode=OperationMode.IDLE)
-    model = PaperModel(ImageMetadata(box_detections=[BOX]))
-    async with open_engine(max_queue=4) as engine, open_listeners("127.0.0.1", 0) as listeners:
-        detector = Detector(engine, 10_000, trio.CapacityLimiter(2))
-        app = create_app(
-            "t", detector_endpoints(detector, state), health=Health(), not_ready=list, max_body_bytes=100_000
-        )
-        await engine.install(model)
-        stop, limits = trio.Event(), HttpLimits()
-        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        async with trio.open_nursery() as nursery, httpx.AsyncClient(base_url=url) as client:
-            nursery.start_soon(lambda: serve_http(app, listeners, stop=stop, limits=limits, ready=lambda: None))
-            yield Node(client, engine, state, model)
-            nursery.cancel_scope.cancel()
 
 
 def files(data: bytes = JPEG, name: str = "file") -> dict[str, Any]:
     return {name: ("x.jpg", data, "image/jpeg")}
 
 
-async def test_the_answer_is_the_contracts(node: Node) -> None:
+async def test_the_answer_is_the_contracts(node: Any) -> None:
     """Generation 6, key by key, with the created date of nobody."""
     answer = await node.client.post("/detect", files=files())
     assert answer.status_code == 200
@@ -119,7 +54,7 @@ async def test_the_answer_is_the_contracts(node: Node) -> None:
     assert node.model.shapes == [(6, 8, 3)]
 
 
-async def test_polygons_are_flat_in_rest(node: Node) -> None:
+async def test_polygons_are_flat_in_rest(node: Any) -> None:
     """`shape` is the text `x1,y1,x2,y2`."""
     shape = Shape(points=[Point(x=1, y=2), Point(x=3, y=4)])
     found = SegmentationDetection(category_name="a", shape=shape, model_name="2.0", confidence=1)
@@ -129,14 +64,14 @@ async def test_polygons_are_flat_in_rest(node: Node) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png"])
-async def test_the_image_may_be_the_body(node: Node, kind: str) -> None:
+async def test_the_image_may_be_the_body(node: Any, kind: str) -> None:
     """Without multipart, as PNG too."""
     body = encoded(kind=kind.removeprefix("image/").upper())
     answer = await node.client.post("/detect", content=body, headers={"content-type": kind})
     assert len(answer.json()["box_detections"]) == 1
 
 
-async def test_server_timing_names_the_steps(node: Node) -> None:
+async def test_server_timing_names_the_steps(node: Any) -> None:
     """Decode, queue, infer and post, in milliseconds."""
     timing = (await node.client.post("/detect", files=files())).headers["Server-Timing"]
     steps = dict(step.split(";dur=") for step in timing.split(", "))
@@ -147,7 +82,7 @@ async def test_server_timing_names_the_steps(node: Node) -> None:
 
 @pytest.mark.parametrize("date", ["2026-11-23_02:34:25.998", "2026-11-23T02:34:25+01:00", "2026-11-23"])
 @pytest.mark.parametrize("spelling", ["creation-date", "creation_date"])
-async def test_what_the_client_says_comes_back(node: Node, date: str, spelling: str) -> None:
+async def test_what_the_client_says_comes_back(node: Any, date: str, spelling: str) -> None:
     """Source, date and tags, by header in both spellings; tags are not trimmed, empty ones are kept."""
     headers = {spelling: date, "source": "robot 7", "tags": "a, b,,c", "camera_id": "front"}
     for where in ({"headers": headers}, {"params": headers}):
@@ -155,7 +90,7 @@ async def test_what_the_client_says_comes_back(node: Node, date: str, spelling: 
         assert (said["created"], said["source"], said["tags"]) == (date, "robot 7", ["a", " b", "", "c"])
 
 
-async def test_a_header_beats_the_query_and_an_empty_one_is_none(node: Node) -> None:
+async def test_a_header_beats_the_query_and_an_empty_one_is_none(node: Any) -> None:
     """The first that says something counts."""
     said = await node.client.post("/detect", files=files(), headers={"source": "h"}, params={"source": "q"})
     assert said.json()["source"] == "h"
@@ -163,7 +98,7 @@ async def test_a_header_beats_the_query_and_an_empty_one_is_none(node: Node) -> 
     assert said.json()["source"] == "q"
 
 
-async def test_a_date_that_is_none_costs_no_detections(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_date_that_is_none_costs_no_detections(node: Any, caplog: pytest.LogCaptureFixture) -> None:
     """It is dropped with a warning."""
     said = await node.client.post("/detect", files=files(), headers={"creation-date": "yesterday"})
     assert said.json()["created"] is None
@@ -171,7 +106,7 @@ async def test_a_date_that_is_none_costs_no_detections(node: Node, caplog: pytes
     assert "creation_date 'yesterday'" in caplog.text
 
 
-async def test_answers_do_not_gather_tags(node: Node) -> None:
+async def test_answers_do_not_gather_tags(node: Any) -> None:
     """A logic may return the same object for ever; what one client says stays in that client's answer."""
     for tag in ("one", "two"):
         said = await node.client.post("/detect", files=files(), headers={"tags": tag})
@@ -196,7 +131,7 @@ async def test_answers_do_not_gather_tags(node: Node) -> None:
         ({"files": files(bytes(200_000))}, 413, "larger than 100000 bytes"),
     ],
 )
-async def test_what_cannot_be_used_is_named(node: Node, how: dict[str, Any], status: int, said: str) -> None:
+async def test_what_cannot_be_used_is_named(node: Any, how: dict[str, Any], status: int, said: str) -> None:
     """A client's fault is a 4xx with words, in one shape."""
     answer = await node.client.post("/detect", **how)
     assert answer.status_code == status
@@ -206,7 +141,7 @@ async def test_what_cannot_be_used_is_named(node: Node, how: dict[str, Any], sta
 
 @pytest.mark.parametrize("mode", ["all", "filtered", "disabled"])
 async def test_without_an_outbox_it_says_once_that_nothing_is_kept(
-    node: Node, mode: str, caplog: pytest.LogCaptureFixture
+    node: Any, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever expects uploads learns of it; whoever does not is left alone."""
     caplog.set_level(logging.INFO)
@@ -216,7 +151,7 @@ async def test_without_an_outbox_it_says_once_that_nothing_is_kept(
     assert len(said) == (mode != "disabled")
 
 
-async def test_without_a_model_it_is_a_503(node: Node) -> None:
+async def test_without_a_model_it_is_a_503(node: Any) -> None:
     """With the reason and a time to come back."""
     await node.engine.install(None)
     answer = await node.client.post("/detect", files=files())
@@ -225,7 +160,7 @@ async def test_without_a_model_it_is_a_503(node: Node) -> None:
     assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_about_tells_of_model_and_device(node: Node) -> None:
+async def test_about_tells_of_model_and_device(node: Any) -> None:
     """The contract's keys, and ours beside them."""
     said = (await node.client.get("/about")).json()
     assert said["operation_mode"] == "idle"
@@ -236,7 +171,7 @@ async def test_about_tells_of_model_and_device(node: Node) -> None:
     assert (await node.client.get("/about")).json()["model_info"] is None
 
 
-async def test_model_version_has_all_five_keys(node: Node) -> None:
+async def test_model_version_has_all_five_keys(node: Any) -> None:
     """What is not known is the text `None`."""
     said = (await node.client.get("/model_version")).json()
     assert said == {
@@ -248,7 +183,7 @@ async def test_model_version_has_all_five_keys(node: Node) -> None:
     }
 
 
-async def test_operation_mode_is_plain_text(node: Node) -> None:
+async def test_operation_mode_is_plain_text(node: Any) -> None:
     """No JSON here."""
     answer = await node.client.get("/operation_mode")
     assert (answer.text, answer.headers["content-type"]) == ("idle", "text/plain; charset=utf-8")

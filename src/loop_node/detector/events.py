@@ -119,7 +119,7 @@ class _Events:
 
 def _not_there(message: str) -> Handler:
     async def refuse(_peer: Peer, *_args: Value) -> Value:
-        return {"error": message}
+        raise InputError(message)
 
     return refuse
 
