@@ -150,6 +150,43 @@ async def test_the_page_needs_no_internet(serve: Any) -> None:
             assert (await client.get(f"/docs/{name}")).status_code == 200
 
 
+PAGE = "http://page.local"
+
+
+@pytest.fixture
+def open_app() -> Any:
+    return create_app("t", ENDPOINTS, health=Health(), not_ready=list, max_body_bytes=1000, allowed_origins=(PAGE,))
+
+
+async def test_pages_of_listed_origins_may_call(serve: Any, open_app: Any) -> None:
+    """Preflight and answer carry what a browser wants to see."""
+    asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "tags"}
+    async with serve(open_app) as served, httpx.AsyncClient(base_url=served.url) as client:
+        preflight = await client.options("/echo", headers=asked)
+        answer = await client.post("/echo", content="x", headers={"Origin": PAGE})
+    assert (preflight.status_code, preflight.headers["Access-Control-Allow-Headers"]) == (204, "tags")
+    for one in (preflight, answer):
+        assert one.headers["Access-Control-Allow-Origin"] == PAGE
+        assert "Origin" in one.headers["Vary"]
+
+
+async def test_pages_of_other_origins_may_not(serve: Any, open_app: Any) -> None:
+    """Their browsers see no permission; robots without an origin are served as ever."""
+    asked = {"Origin": "http://evil.local", "Access-Control-Request-Method": "POST"}
+    async with serve(open_app) as served, httpx.AsyncClient(base_url=served.url) as client:
+        assert (await client.options("/echo", headers=asked)).status_code == 405
+        answer = await client.post("/echo", content="x", headers={"Origin": "http://evil.local"})
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert (await client.post("/echo", content="x")).text == "x"
+
+
+async def test_without_listed_origins_there_is_no_word_of_it(serve: Any) -> None:
+    """As nodes have always answered."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        answer = await client.post("/echo", content="x", headers={"Origin": PAGE})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 def test_texts_are_json_strings() -> None:
     """The contract's `"OK"` has its quotes."""
     assert json_answer("OK").content_type == "application/json"

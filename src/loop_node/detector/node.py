@@ -103,6 +103,7 @@ async def _run_tasks(
             not_ready=lambda: [] if engine.model else [engine.why_no_model],
             max_body_bytes=settings.max_body_bytes,
             socketio=socketio,
+            allowed_origins=settings.cors_allowed_origins,
         )
 
         async def http_server(handle: TaskHandle) -> None:

@@ -1,7 +1,7 @@
 """The quart app every node starts from: endpoints in a table, one shape for errors, health, the API page."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from loop_node import logs
 from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
 from loop_node.socketio.hosting import RendezvousWebsocket
+from loop_node.socketio.origins import is_accepted_origin
 from loop_node.socketio.server import SocketIoServer
 from loop_node.supervision import Health
 
@@ -49,6 +50,7 @@ def create_app(
     not_ready: Callable[[], Sequence[str]],
     max_body_bytes: int,
     socketio: SocketIoServer | None = None,
+    allowed_origins: Collection[str] = (),
 ) -> QuartTrio:
     """An app with the node's own endpoints and those that every node has.
 
@@ -58,6 +60,7 @@ def create_app(
         health: What the supervisor knows of the node's tasks.
         not_ready: One line per reason why this node cannot do its work yet; none means ready.
         max_body_bytes: Larger request bodies are answered with 413.
+        allowed_origins: Web pages of other origins that may call the endpoints from a browser; `*` for all.
         socketio: To be mounted where clients of Learning Loop nodes look for it.
     """
     app = QuartTrio("loop_node", static_folder=None, template_folder=None)
@@ -79,6 +82,8 @@ def create_app(
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LoopNodeError, _our_error)
     app.after_request(_echo_request_id)
+    if allowed_origins:
+        _let_pages_in(app, allowed_origins)
     return app
 
 
@@ -121,6 +126,31 @@ async def _echo_request_id(answer: Response) -> Response:
     if request_id and request_id.isascii() and request_id.isprintable():
         answer.headers["X-Request-ID"] = request_id[:_REQUEST_ID_CHARACTERS]
     return answer
+
+
+def _let_pages_in(app: QuartTrio, allowed_origins: Collection[str]) -> None:
+    """Tell browsers that pages of these origins may call us (the CORS protocol of the Fetch standard, section 3.3)."""
+
+    def is_let_in() -> bool:
+        origin = request.headers.get("Origin")
+        own_path = not request.path.startswith(SOCKETIO_PATH)  # Socket.IO answers for itself
+        return own_path and origin is not None and is_accepted_origin(origin, [], allowed_origins)
+
+    async def preflight() -> Response | None:
+        asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        return Response(b"", 204) if asked and is_let_in() else None
+
+    async def let_in(answer: Response) -> Response:
+        answer.headers.add("Vary", "Origin")
+        if is_let_in():
+            answer.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            answer.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT"
+            answer.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
+            answer.headers["Access-Control-Expose-Headers"] = "Server-Timing, X-Request-ID, Retry-After"
+        return answer
+
+    app.before_request(preflight)
+    app.after_request(let_in)
 
 
 def _health_endpoints(health: Health, not_ready: Callable[[], Sequence[str]]) -> list[Endpoint]:
