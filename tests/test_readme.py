@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import trio
+
 from loop_node.settings import settings_markdown
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -23,6 +25,20 @@ def test_quick_start_is_two_lines() -> None:
     assert len(blocks) == 2
     assert all(block.count("\n") == 1 for block in blocks)
     assert blocks[1] in (Path(__file__).parents[1] / ".ci" / "run").read_text()
+
+
+def test_every_event_is_listed() -> None:
+    """So is the table of events."""
+    from loop_node.detector.detection import Detector  # slow
+    from loop_node.detector.events import detector_events  # the same
+    from loop_node.detector.state import DetectorState  # the same
+    from loop_node.inference.engine import Engine  # the same
+
+    async def reload_model() -> None: ...
+
+    events = detector_events(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState(), reload_model)
+    for event in events:
+        assert f"`{event}`" in README
 
 
 def test_every_endpoint_is_listed() -> None:
