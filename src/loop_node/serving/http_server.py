@@ -196,7 +196,7 @@ class _Server:
                 await _refuse_target(scope, receive, send)
                 return
             scope["path"] = path
-            await app(scope, receive, partial(self._send, send))
+            await app(scope, receive, send if scope["type"] == "websocket" else partial(self._send, send))
 
         return asgi
 
