@@ -92,13 +92,14 @@ class Http11Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Read until the end; how long a peer may be silent is the idle task's business."""
-        data = b"..."
-        while data:
+        while True:
             try:
-                data = await self.stream.receive_some()
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                data = bytes(await self.stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 break
             await self.protocol.handle(RawData(data))
+            if not data:
+                break
         await self.protocol.handle(Closed())
 
 

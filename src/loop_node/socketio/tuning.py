@@ -52,10 +52,10 @@ class ReadBuffer:
         self._end = 0
 
     def feed(self, new_bytes: bytes) -> None:
-        """Add what was received; at most the begin of a header or of a control frame is left before it."""
+        """Add what was received; wsproto leaves at most the begin of a header or of a control frame before it."""
         left = self._data[self._begin :]
         self._data = left + new_bytes if left else new_bytes
-        self._begin = self._end = 0
+        self._begin, self._end = 0, self._end - self._begin
 
     def consume_at_most(self, nbytes: int) -> bytes:
         """Take up to that many bytes."""
