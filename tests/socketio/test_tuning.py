@@ -13,6 +13,7 @@ def test_the_private_names_are_there():
     """The names that `install` takes exist in these releases, and hold our replacements afterwards."""
     tuning.install()
     assert wsproto.frame_protocol.XorMaskerSimple is masking.NumpyMasker
+    assert isinstance(wsproto.frame_protocol.FrameDecoder(client=False).buffer, tuning.ReadBuffer)
     assert ws_stream.server_extensions_handshake(["permessage-deflate"], []) is None
     assert ws_stream.WebsocketBuffer is tuning.MessageParts
 
@@ -21,6 +22,7 @@ def test_the_private_names_are_there():
     ("owner", "name"),
     [
         (wsproto.frame_protocol, "XorMaskerSimple"),
+        (wsproto.frame_protocol, "Buffer"),
         (ws_stream, "server_extensions_handshake"),
         (ws_stream, "WebsocketBuffer"),
         (h11.H11WSConnection, "receive_data"),
@@ -32,6 +34,56 @@ def test_other_releases_are_noticed(monkeypatch, owner, name):
     monkeypatch.delattr(owner, name)
     with pytest.raises(AttributeError, match=f"has no {name}"):
         tuning.install()
+
+
+class ReferenceBuffer:
+    """What wsproto asks of its buffer, with all that ever came kept in one piece."""
+
+    def __init__(self):
+        self.data = b""
+        self.begin = self.end = 0
+
+    def feed(self, new_bytes):
+        self.data += new_bytes
+
+    def consume_at_most(self, nbytes):
+        taken = self.data[self.end : self.end + nbytes]
+        self.end += len(taken)
+        return taken
+
+    def consume_exactly(self, nbytes):
+        return self.consume_at_most(nbytes) if nbytes <= len(self.data) - self.end else None
+
+    def commit(self):
+        self.begin = self.end
+
+    def rollback(self):
+        self.end = self.begin
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("feed"), st.binary(max_size=8)),
+    st.tuples(st.sampled_from(["consume_at_most", "consume_exactly"]), st.integers(0, 8)),
+    st.tuples(st.sampled_from(["commit", "rollback"])),
+)
+
+
+@given(st.lists(_STEPS))
+def test_the_read_buffer_gives_what_came(steps):
+    """Fed, consumed, committed and rolled back in any order, it gives every byte once and in its place."""
+    buffer, reference = tuning.ReadBuffer(), ReferenceBuffer()
+    for name, *arguments in steps:
+        assert getattr(buffer, name)(*arguments) == getattr(reference, name)(*arguments)
+        assert len(buffer) == len(reference.data) - reference.begin
+
+
+def test_the_read_buffer_keeps_nothing_that_was_taken():
+    """Of what has been taken as a whole no byte is kept until more comes, and a whole piece is not copied."""
+    buffer, piece = tuning.ReadBuffer(), bytes(1000)
+    buffer.feed(piece)
+    assert buffer.consume_at_most(2000) is piece
+    buffer.commit()
+    assert buffer._data == b""
 
 
 def test_wsproto_unmasks_with_it():

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import h11
 import msgspec
 import trio
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -89,6 +89,18 @@ class Http11Connection(TCPServer):
             await self._close()
         except OSError:
             return  # the peer reset the connection; whoever accepted it closes our end
+
+    async def _read_data(self) -> None:
+        """Read until the end; how long a peer may be silent is the idle task's business."""
+        while True:
+            try:
+                data = bytes(await self.stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                break
+            await self.protocol.handle(RawData(data))
+            if not data:
+                break
+        await self.protocol.handle(Closed())
 
 
 class _Http11(H11Protocol):

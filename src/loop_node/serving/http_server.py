@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -206,12 +206,13 @@ class _Server:
         # quart-trio cancels the request as soon as hypercorn reports the client gone, and for `Connection: close` and
         # HTTP/1.0 that happens inside the last send: unshielded, the connection would never be closed.
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        with ExitStack() as around:
+        # a peer that broke HTTP beyond its request has had hypercorn's 400, and gets no second answer
+        with suppress(h11.LocalProtocolError):
             if is_last:
-                around.enter_context(trio.move_on_after(_LAST_WRITE_S, shield=True))
-            # a peer that broke HTTP beyond its request has had hypercorn's 400, and gets no second answer
-            around.enter_context(suppress(h11.LocalProtocolError))
-            await send(message)
+                with trio.move_on_after(_LAST_WRITE_S, shield=True):
+                    await send(message)
+            else:
+                await send(message)
 
 
 async def _refuse_target(scope: Any, receive: Any, send: Any) -> None:

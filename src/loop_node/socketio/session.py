@@ -5,6 +5,7 @@ Server and client differ in who moves the frames; what happens to them is here.
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -95,6 +96,8 @@ class Peer:
         self._handlers = handlers
         self._limits = limits
         self._changed = trio.lowlevel.ParkingLot()
+        self._alarm = trio.lowlevel.ParkingLot()
+        self._alarm_at = math.inf
         self._calls: dict[int, _Call] = {}
         self._refusal: str | None = None
         self._running = 0
@@ -258,6 +261,8 @@ class Peer:
 
     def _stir(self) -> None:
         self._changed.unpark_all()
+        if self.protocol.closed or self.protocol.deadline < self._alarm_at:
+            self._alarm.unpark_all()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
@@ -265,9 +270,11 @@ class Peer:
             await self._changed.park()
 
     async def _keep_time(self) -> None:
+        """Call `tick` when it is due; a deadline that moves on with every frame is looked at when the old one is over."""
         while not self.protocol.closed:
-            with trio.move_on_at(self.protocol.deadline):
-                await self._changed.park()
+            self._alarm_at = self.protocol.deadline
+            with trio.move_on_at(self._alarm_at):
+                await self._alarm.park()
             if self.protocol.tick(trio.current_time()):
                 self._stir()
         self.close(self.protocol.reason)

@@ -25,6 +25,7 @@ def install() -> None:
         AttributeError: One of the names is not there: another release.
     """
     _replace(wsproto.frame_protocol, "XorMaskerSimple", NumpyMasker)
+    _replace(wsproto.frame_protocol, "Buffer", ReadBuffer)
     _replace(ws_stream, "server_extensions_handshake", _accept_no_extension)
     _replace(ws_stream, "WebsocketBuffer", MessageParts)
     _replace(h11.H11WSConnection, "receive_data", _keep_data)
@@ -40,6 +41,44 @@ def _replace(owner: Any, name: str, replacement: object) -> None:
 def _accept_no_extension(_offered: Iterable[str], _supported: Sequence[Extension]) -> bytes | None:
     """Decline permessage-deflate: deflating an image costs seven times its way."""
     return None
+
+
+class ReadBuffer:
+    """Keeps what was received as it came; wsproto's own copies it in, and out again."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._begin = 0
+        self._end = 0
+
+    def feed(self, new_bytes: bytes) -> None:
+        """Add what was received; wsproto leaves at most the begin of a header or of a control frame before it."""
+        left = self._data[self._begin :]
+        self._data = left + new_bytes if left else new_bytes
+        self._begin, self._end = 0, self._end - self._begin
+
+    def consume_at_most(self, nbytes: int) -> bytes:
+        """Take up to that many bytes."""
+        data = self._data[self._end : self._end + nbytes]
+        self._end += len(data)
+        return data
+
+    def consume_exactly(self, nbytes: int) -> bytes | None:
+        """Take that many bytes, or nothing while there are fewer."""
+        return self.consume_at_most(nbytes) if len(self._data) - self._end >= nbytes else None
+
+    def commit(self) -> None:
+        """Let go what was taken: its memory only with the last of it, or many small frames would copy each other."""
+        self._begin = self._end
+        if self._end == len(self._data):
+            self._data, self._begin, self._end = b"", 0, 0
+
+    def rollback(self) -> None:
+        """Take back what was taken since the last `commit`."""
+        self._end = self._begin
+
+    def __len__(self) -> int:
+        return len(self._data) - self._begin
 
 
 class MessageParts:
