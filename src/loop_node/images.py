@@ -25,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from loop_node.errors import ImageError
 
-__all__ = ["decode_image", "encode_jpeg", "keep_large_buffers", "read_raw"]
+__all__ = ["as_rgb", "decode_image", "encode_jpeg", "keep_large_buffers", "read_raw"]
 
 log = logging.getLogger(__name__)
 
@@ -86,23 +86,27 @@ def read_raw(data: object, *, dtype: object, shape: object, max_pixels: int) -> 
         max_pixels: Refuse more than width x height pixels.
 
     Returns:
-        RGB, uint8, shape (H, W, 3); for RGB a read-only view of `data`, without a copy.
+        A read-only view of `data`, uint8, of the shape that was said; `as_rgb` makes it RGB.
 
     Raises:
         ImageError: The three do not describe an image, or contradict each other; names which.
     """
     if dtype != "uint8":
-        raise ImageError(f"image.dtype: 'uint8' is needed, not {_quoted(dtype)}")
+        raise ImageError(f"dtype: 'uint8' is needed, not {_quoted(dtype)}")
     sides = _read_shape(shape)
     _check_pixels(sides[1], sides[0], max_pixels)
     if not isinstance(data, (bytes, bytearray)):
-        raise ImageError(f"image.bytes: the bytes of the array are needed, not {type(data).__name__}")
+        raise ImageError(f"bytes: the bytes of the array are needed, not {type(data).__name__}")
     if len(data) != math.prod(sides):
-        raise ImageError(f"image.bytes: the shape {sides} needs {math.prod(sides)} bytes, {len(data)} came")
-    image = np.frombuffer(data, np.uint8).reshape(sides)
-    if len(sides) == 2 or sides[2] == 1:
-        return np.repeat(image.reshape(*sides[:2], 1), 3, axis=2)
-    return image if sides[2] == 3 else np.ascontiguousarray(image[:, :, :3])
+        raise ImageError(f"bytes: the shape {sides} needs {math.prod(sides)} bytes, {len(data)} came")
+    return np.frombuffer(data, np.uint8).reshape(sides)
+
+
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image of any shape that `read_raw` returns as RGB, shape (H, W, 3); RGB itself without a copy."""
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image if image.shape[2] == 3 else np.ascontiguousarray(image[:, :, :3])
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
@@ -198,12 +202,19 @@ def _read_shape(shape: object) -> tuple[int, ...]:
     sides: tuple[Any, ...] = tuple(shape) if isinstance(shape, (list, tuple)) else ()
     is_count = all(type(side) is int and 0 < side < 1 << 31 for side in sides)
     if not is_count or len(sides) not in (2, 3) or sides[2:] not in ((), (1,), (3,), (4,)):
-        raise ImageError(f"image.shape: [height, width, 3] is needed, not {_quoted(shape)}")
+        raise ImageError(f"shape: [height, width, 3] is needed, not {_quoted(shape)}")
     return sides
 
 
 def _quoted(value: object) -> str:
-    return f"{value!r:.60}"
+    """A client's value in few words, however large it is."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if value is None or isinstance(value, (bool, int, float)):
+        return f"{value!r:.40}"
+    if isinstance(value, (list, tuple)) and len(value) <= 4:
+        return f"[{', '.join(map(_quoted, value))}]"
+    return type(value).__name__
 
 
 def _check_rgb(image: NDArray[np.uint8]) -> None:

@@ -69,6 +69,21 @@ async def test_another_word_for_autoupload_costs_no_detections(
     assert "nothing is uploaded" in caplog.text
 
 
+async def test_numbers_beside_the_image_cost_no_detections(robot: Peer) -> None:
+    """A number for a name is that name; a date that is none is dropped."""
+    request = {"image": RAW, "camera_id": 3, "source": 7, "creation_date": 1700000000.5}
+    found = await answer(robot, "detect", request)
+    assert (found["source"], found["created"], len(found["box_detections"])) == ("7", None, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+async def test_grey_and_rgba_arrays_are_seen_as_rgb(node: Any, robot: Peer, channels: int) -> None:
+    """Made so in a thread, like a decoded image."""
+    raw = {"bytes": bytes(6 * 8 * channels), "dtype": "uint8", "shape": [6, 8, channels]}
+    assert len((await answer(robot, "detect", {"image": raw}))["box_detections"]) == 1
+    assert node.model.shapes == [(6, 8, 3)]
+
+
 async def test_no_tags_may_be_null(robot: Peer) -> None:
     """As some clients send it."""
     assert (await answer(robot, "detect", {"image": RAW, "tags": None}))["tags"] == []
@@ -94,12 +109,12 @@ async def test_polygons_go_out_as_points(node: Any, robot: Peer) -> None:
         (({"image": {"format": "jpeg", "bytes": b"\xff\xd8no"}},), "damaged"),
         (({"image": {"format": "tiff", "bytes": b"x"}},), "'tiff'"),
         (({"image": {"format": "jpeg"}},), "'jpeg' with its bytes is needed"),
-        (({"image": RAW | {"dtype": "object"}},), "image.dtype"),
+        (({"image": RAW | {"dtype": "object"}},), "image: dtype"),
         (({"image": RAW | {"shape": [60, 80, 3]}},), "needs 14400 bytes, 144 came"),
-        (({"image": RAW | {"shape": [-6, -8, 3]}},), "image.shape"),
+        (({"image": RAW | {"shape": [-6, -8, 3]}},), "image: shape"),
         (({"image": RAW | {"shape": [10**9, 10**9, 3]}},), "MAX_IMAGE_PIXELS"),
         (({"image": RAW, "tags": "a,b"},), "tags: a list of texts"),
-        (({"image": RAW, "source": 3},), "source: a text is needed, not int"),
+        (({"image": RAW, "source": [3]},), "source: a text is needed, not list"),
         (({"image": RAW}, 2, 3), "event detect"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop_node.errors import ImageError
-from loop_node.images import read_raw
+from loop_node.images import as_rgb, read_raw
 
 LIMIT = 100_000_000
 
@@ -24,7 +24,7 @@ RGB = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
 def test_an_rgb_array_is_seen_without_a_copy() -> None:
     """The bytes that came are the image."""
     data = RGB.tobytes()
-    image = read_raw(data, dtype="uint8", shape=(2, 4, 3), max_pixels=8)
+    image = as_rgb(read_raw(data, dtype="uint8", shape=(2, 4, 3), max_pixels=8))
     assert (image == RGB).all()
     assert np.shares_memory(image, np.frombuffer(data, np.uint8))
 
@@ -33,7 +33,7 @@ def test_an_rgb_array_is_seen_without_a_copy() -> None:
 def test_grey_becomes_rgb(shape: list[int]) -> None:
     """Three times the same."""
     grey = np.arange(8, dtype=np.uint8).reshape(shape)
-    image = read_raw(**raw(grey))
+    image = as_rgb(read_raw(**raw(grey)))
     assert image.shape == (2, 4, 3)
     assert (image == grey.reshape(2, 4, 1)).all()
 
@@ -41,7 +41,7 @@ def test_grey_becomes_rgb(shape: list[int]) -> None:
 def test_alpha_is_dropped() -> None:
     """The colours stay as they are."""
     rgba = np.dstack([RGB, np.zeros((2, 4), np.uint8)])
-    image = read_raw(**raw(rgba))
+    image = as_rgb(read_raw(**raw(rgba)))
     assert (image == RGB).all()
     assert image.flags.c_contiguous
 
@@ -49,26 +49,26 @@ def test_alpha_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("lie", "said"),
     [
-        ({"dtype": "float32"}, "image.dtype: 'uint8'"),
-        ({"dtype": "object"}, "image.dtype"),
-        ({"dtype": "O"}, "image.dtype"),
-        ({"dtype": None}, "image.dtype"),
+        ({"dtype": "float32"}, "dtype: 'uint8'"),
+        ({"dtype": "object"}, "dtype"),
+        ({"dtype": "O"}, "dtype"),
+        ({"dtype": None}, "dtype"),
         ({"shape": [2, 4, 4]}, "needs 32 bytes, 24 came"),
         ({"shape": [4, 4, 3]}, "needs 48 bytes"),
-        ({"shape": [2, 4, 2]}, "image.shape"),
-        ({"shape": [2, -4, 3]}, "image.shape"),
-        ({"shape": [0, 4, 3]}, "image.shape"),
-        ({"shape": [2.0, 4, 3]}, "image.shape"),
-        ({"shape": [True, 4, 3]}, "image.shape"),
-        ({"shape": [24]}, "image.shape"),
-        ({"shape": [2, 2, 2, 3]}, "image.shape"),
-        ({"shape": "243"}, "image.shape"),
-        ({"shape": None}, "image.shape"),
-        ({"shape": [10**12, 10**12, 3]}, "image.shape"),
+        ({"shape": [2, 4, 2]}, "shape"),
+        ({"shape": [2, -4, 3]}, "shape"),
+        ({"shape": [0, 4, 3]}, "shape"),
+        ({"shape": [2.0, 4, 3]}, "shape"),
+        ({"shape": [True, 4, 3]}, "shape"),
+        ({"shape": [24]}, "shape"),
+        ({"shape": [2, 2, 2, 3]}, "shape"),
+        ({"shape": "243"}, "shape"),
+        ({"shape": None}, "shape"),
+        ({"shape": [10**12, 10**12, 3]}, "shape"),
         ({"shape": [50_000, 50_000, 3]}, "MAX_IMAGE_PIXELS"),
-        ({"data": "text"}, "image.bytes"),
-        ({"data": None}, "image.bytes"),
-        ({"data": b""}, "image.bytes"),
+        ({"data": "text"}, "bytes"),
+        ({"data": None}, "bytes"),
+        ({"data": b""}, "bytes"),
     ],
 )
 def test_a_lie_is_named_and_costs_nothing(lie: dict[str, Any], said: str) -> None:
@@ -89,7 +89,7 @@ def test_a_lie_is_named_and_costs_nothing(lie: dict[str, Any], said: str) -> Non
 def test_whatever_is_said_it_is_an_image_or_an_error(data: Any, dtype: Any, shape: Any) -> None:
     """Nothing else comes out."""
     try:
-        image = read_raw(data, dtype=dtype, shape=shape, max_pixels=LIMIT)
+        image = as_rgb(read_raw(data, dtype=dtype, shape=shape, max_pixels=LIMIT))
     except ImageError:
         return
     assert image.dtype == np.uint8

@@ -611,3 +611,82 @@ async def test_closing_the_server_closes_every_peer(serve):
             nursery.start_soon(client)
             await ready.wait()
     assert len(gone) == 1
+
+
+async def test_finishing_answers_what_is_in_hand_and_says_no_goodbye(serve):
+    """A call that runs is answered; then the link is lost, which clients take for a reason to come back."""
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def slow(_peer):
+        begun.set()
+        await go_on.wait()
+        return "done"
+
+    async with serve({"slow": slow}) as served, open_socketio(served.url) as peer, trio.open_nursery() as nursery:
+        answers = []
+
+        async def call():
+            answers.append(await peer.call("slow"))
+
+        nursery.start_soon(call)
+        await begun.wait()
+        nursery.start_soon(served.server.finish)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        with trio.fail_after(5):
+            await peer.wait_closed()
+        assert answers == ["done"]
+        assert "goodbye" not in peer.protocol.reason
+
+
+async def test_finishing_takes_no_more_events(serve):
+    """A client that asks without end does not hold up the end."""
+
+    async def quick(_peer):
+        return "done"
+
+    async with serve({"quick": quick}) as served, open_socketio(served.url) as peer, trio.open_nursery() as nursery:
+
+        async def ask_for_ever():
+            with pytest.raises(ConnectionError):
+                while True:
+                    await peer.call("quick")
+
+        for _ in range(3):
+            nursery.start_soon(ask_for_ever)
+        await peer.call("quick")
+        with trio.fail_after(5):
+            await served.server.finish()
+            await peer.wait_closed()
+
+
+async def test_a_handlers_nursery_that_fails_while_it_is_cancelled_harms_nobody(serve, quick_limits, caplog):
+    """Errors beside a cancellation come as a group that `except Exception` does not catch."""
+    begun = trio.Event()
+
+    async def fails_late():
+        try:
+            begun.set()
+            await trio.sleep_forever()
+        finally:
+            raise ZeroDivisionError
+
+    async def nested(_peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails_late)
+            nursery.start_soon(trio.sleep_forever)
+
+    async def ping(_peer):
+        return "pong"
+
+    async with (
+        serve({"nested": nested, "ping": ping}, limits=quick_limits) as served,
+        open_socketio(served.url) as other,
+    ):
+        async with open_socketio(served.url) as peer:
+            await peer.emit("nested")
+            await begun.wait()
+        with trio.fail_after(5):
+            while "ZeroDivisionError" not in caplog.text:
+                await trio.sleep(0.01)
+        assert await other.call("ping") == "pong"

@@ -103,7 +103,7 @@ class Detector:
     _told: set[str] = attrs.Factory(set)
 
     async def detect(self, image: bytes | Pixels, order: DetectionOrder) -> Detection:
-        """Find things in an image, encoded or as RGB, uint8, shape (H, W, 3).
+        """Find things in an image: encoded, or an array as `images.read_raw` returns it.
 
         Raises:
             ImageError: It cannot be decoded, or has too many pixels.
@@ -158,7 +158,9 @@ class Detector:
 
     async def _decode(self, image: bytes | Pixels) -> Pixels:
         if not isinstance(image, bytes):
-            return image
+            if image.ndim == 3 and image.shape[2] == 3:
+                return image
+            return await trio.to_thread.run_sync(images.as_rgb, image, limiter=self.decoders)
         return await trio.to_thread.run_sync(
             lambda: images.decode_image(image, max_pixels=self.max_image_pixels),
             limiter=self.decoders,

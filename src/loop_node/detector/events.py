@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from loop_node.errors import InputError
+from loop_node.errors import ImageError, InputError
 from loop_node.images import read_raw
 from loop_node.schemas.wire import model_json, unstructure
 from loop_node.socketio.packets import Value
@@ -107,14 +107,17 @@ class _Events:
         if not isinstance(image, dict):
             raise InputError(f"{field}: an encoded image or an object with its bytes is needed, not {_kind(image)}")
         data = image.get("bytes")
-        form = image.get("format", "raw")
+        form = image.get("format") or "raw"
         if form == "jpeg" and isinstance(data, bytes):
             return data
         if form != "raw":
-            raise InputError(f"{field}: format 'raw' or 'jpeg' with its bytes is needed, not {form!r:.40}")
-        return read_raw(
-            data, dtype=image.get("dtype"), shape=image.get("shape"), max_pixels=self.detector.max_image_pixels
-        )
+            raise InputError(f"{field}: format 'raw' or 'jpeg' with its bytes is needed, not {_quoted(form)}")
+        try:
+            return read_raw(
+                data, dtype=image.get("dtype"), shape=image.get("shape"), max_pixels=self.detector.max_image_pixels
+            )
+        except ImageError as error:
+            raise ImageError(f"{field}: {error}") from error
 
 
 def _not_there(message: str) -> Handler:
@@ -148,6 +151,8 @@ def _order(request: Mapping[str, Any]) -> DetectionOrder:
 
 def _text(request: Mapping[str, Any], name: str) -> str | None:
     value = request.get(name)
+    if isinstance(value, (int, float)):
+        return str(value)
     if value is not None and not isinstance(value, str):
         raise InputError(f"{name}: a text is needed, not {_kind(value)}")
     return value or None
@@ -165,8 +170,13 @@ def _autoupload(mode: object) -> str:
     """Over Socket.IO another word has never cost a robot its detections: it uploads nothing and is logged."""
     if isinstance(mode, str) and mode in AUTOUPLOAD_MODES:
         return mode
-    logger.warning("autoupload %.40r is none of %s; nothing is uploaded", mode, ", ".join(AUTOUPLOAD_MODES))
+    logger.warning("autoupload %s is none of %s; nothing is uploaded", _quoted(mode), ", ".join(AUTOUPLOAD_MODES))
     return "disabled"
+
+
+def _quoted(value: object) -> str:
+    """A client's value in few words, however large it is."""
+    return repr(value[:40]) if isinstance(value, str) else _kind(value)
 
 
 def _kind(value: object) -> str:

@@ -92,7 +92,7 @@ async def _run_tasks(
     tasks = trio.CancelScope()
     async with open_socketio_server(
         detector_events(detector, state, loader.load),
-        limits=Limits(max_payload_bytes=settings.max_body_bytes),
+        limits=_socketio_limits(settings),
         allowed_origins=settings.cors_allowed_origins,
         error_ack=error_ack,
     ) as socketio:
@@ -129,6 +129,17 @@ async def _run_tasks(
         )
         with tasks:
             await supervise(wanted, health=health)
+
+
+def _socketio_limits(settings: Settings) -> Limits:
+    """At most half of the connections, so that there is always a way in for health checks and operators."""
+    two_messages = max(128 << 20, 2 * settings.max_body_bytes)
+    return Limits(
+        max_payload_bytes=settings.max_body_bytes,
+        max_packet_bytes=two_messages,
+        max_handler_bytes=two_messages,
+        max_peers=min(64, max(1, settings.max_connections // 2)),
+    )
 
 
 async def _part_from_peers(stop: trio.Event, socketio: SocketIoServer) -> None:

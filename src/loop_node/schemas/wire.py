@@ -62,6 +62,17 @@ def _shape_or_string(value: object, _: object) -> Shape | str:
     return value if isinstance(value, str) else _converter.structure(value, Shape)
 
 
+def _as_points(shape: Shape | str) -> Any:
+    """A polygon as an object, also where a logic gave its flat form; any other text stays what it is."""
+    if isinstance(shape, Shape):
+        return _converter.unstructure(shape, Shape)
+    try:
+        numbers = [round(float(number)) for number in shape.split(",")]
+    except (ValueError, OverflowError):
+        return shape
+    return {"points": [{"x": x, "y": y} for x, y in zip(numbers[::2], numbers[1::2], strict=False)]}
+
+
 def _resolution(value: object, _: object) -> int | list[int]:
     return _converter.structure(value, list[int]) if isinstance(value, list) else _integer(value, int)
 
@@ -120,6 +131,8 @@ _converter.register_structure_hook_func(_is_bounded, _bounded)
 # a logic's numbers are often numpy's, which JSON encoders refuse
 _converter.register_unstructure_hook(float, float)
 _converter.register_unstructure_hook(int, int)
+
+_converter.register_unstructure_hook(Shape | str, _as_points)
 
 _flat: Final = _converter.copy()
 _flat.register_unstructure_hook(Shape, str)

@@ -374,7 +374,7 @@ class PeerProtocol:
     def take_payload(self) -> bytes:
         """Take the body that answers a long-polling request; a NOOP packet when it is to be freed for the upgrade."""
         if self.closed:
-            return Engine.CLOSE.encode()
+            return Engine.NOOP.encode()  # CLOSE would be a goodbye, after which clients do not come back
         frames = self.take_frames() if self.transport is not Transport.WEBSOCKET else []
         return encode_payload(frames or [str(Engine.NOOP)])
 

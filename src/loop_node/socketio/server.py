@@ -98,7 +98,7 @@ class SocketIoServer:
     async def finish(self) -> None:
         """Part from every peer in good order: what it has asked is answered first."""
         async with trio.open_nursery() as partings:
-            for peer in self.peers:
+            for peer in tuple(self._peers.values()):
                 partings.start_soon(peer.finish, "the server stops")
 
     # peers
@@ -126,6 +126,8 @@ class SocketIoServer:
     ) -> None:
         try:
             await peer.run(task_status=task_status)
+        except Exception:  # the door to a peer: what is wrong with one must not take the others along
+            log.exception("Socket.IO peer %s from %s failed", peer.sid or "(new)", peer.address)
         finally:
             del self._peers[engine_sid]
             if peer.sid:

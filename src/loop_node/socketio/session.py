@@ -65,9 +65,21 @@ class Handlers:
         except Exception as error:  # the door to handlers: a fault there must not take the peer along
             log.exception("Socket.IO peer %s: event %r failed", peer.sid, event.name)
             return self.error_ack(event.name, f"event {event.name} failed: {type(error).__name__}, see this node's log")
+        except BaseExceptionGroup as group:  # faults of a handler's own nursery beside its cancellation
+            faults, rest = group.split(Exception)
+            if faults is not None:
+                log.exception(
+                    "Socket.IO peer %s: event %r failed while it ended", peer.sid, event.name, exc_info=faults
+                )
+            if rest is not None:
+                raise rest from None
+            return None
 
     def _refuse(self, peer: "Peer", event_name: str, message: str) -> Value:
-        log.warning("Socket.IO peer %s: event %.100r refused: %r", peer.sid, event_name, message)
+        severity = (
+            logging.WARNING if peer.is_first_refusal(event_name if event_name in self._table else "") else logging.DEBUG
+        )
+        log.log(severity, "Socket.IO peer %s: event %.100r refused: %r", peer.sid, event_name, message)
         return self.error_ack(event_name, message)
 
 
@@ -102,6 +114,8 @@ class Peer:
         self._refusal: str | None = None
         self._running = 0
         self._running_bytes = 0
+        self._finishing = False
+        self._refused: set[str] = set()
         self._nursery: trio.Nursery
 
     @property
@@ -149,11 +163,22 @@ class Peer:
         await self.wait_closed()
 
     async def finish(self, reason: str) -> None:
-        """Let the events that are being handled be answered, then say goodbye as `disconnect`."""
-        await self._until(lambda: not self._running or self.protocol.closed)
-        await self.disconnect(reason)
+        """Take no more events, let those in hand be answered, then end the connection.
+
+        Without a goodbye: clients take one for "do not come back", and a server that stops is started again.
+        """
+        self._finishing = True
+        self._stir()
+        await self._until(lambda: (not self._running and not self.protocol.has_outgoing) or self.protocol.closed)
+        self.close(reason)
 
     # for the shells
+
+    def is_first_refusal(self, event_name: str) -> bool:
+        """Whether no event of this name was refused before: a robot may send the same thing for ever."""
+        is_first = event_name not in self._refused
+        self._refused.add(event_name)
+        return is_first
 
     async def run(  # noqa: ASYNC114 # too common a name for the list
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -180,6 +205,9 @@ class Peer:
             ProtocolError: The other side is out of line; the caller closes.
         """
         await self._wait_for_room()
+        if self._finishing:
+            await self.wait_closed()
+            return None
         event = self.protocol.receive(frame, trio.current_time())
         self._stir()
         match event:
