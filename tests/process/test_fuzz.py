@@ -42,6 +42,7 @@ PATHS = {
     "/docs/start.js": "GET",
     "/docs/swagger-ui.css": "GET",
     "/docs/favicon-32x32.png": "GET",
+    "/ws/socket.io/": "POST",
     "/no/such/path": "GET",
 }
 
@@ -298,11 +299,8 @@ def request(
 
 
 def accept(status: int, body: bytes) -> None:
-    """A refusal is the client's fault and says so as JSON; 503 is an answer, too.
-
-    501 is what h11 says to a transfer coding that it does not know, as RFC 9112, section 6.1 wants it.
-    """
-    assert status < 500 or status in (501, 503), body
+    """A refusal is the client's fault and says so as JSON; 503 is an answer, too."""
+    assert status < 500 or status == 503, body
     if status in (404, 405, 413, 422):
         assert re.fullmatch(rb'\{"detail":".*"\}', body, re.DOTALL) or not body, body  # none after HEAD
 

@@ -1,5 +1,6 @@
 import itertools
 import tracemalloc
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -204,3 +205,49 @@ def test_the_memory_of_parsed_json_is_bounded(unit):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * len(text)
+
+
+REAL = [
+    '2["detect",{"image":{"format":"jpeg","bytes":1},"tags":["a"]}]',
+    '51-["detect",{"image":{"_placeholder":true,"num":0},"camera_id":"front"}]',
+    '52-/,17["batch_detect",{"images":[{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]}]',
+    '3/admin,13["done",null,1.5e3]',
+    '61-15[{"_placeholder":true,"num":0}]',
+    '0{"token":"\\u00e4\\ud83d\\ude00"}',
+    '4{"message":"no"}',
+    "1/admin,",
+    b"\xff\xd8\xff\xe0 an image",
+]
+LETTERS = '0123456789-/,[]{}":_placeholdernumtruefalse \\u\x00\u00e4\U0001f600'
+
+
+def mutated_frame(random):
+    """A real frame with some of it cut out, doubled, exchanged or made up."""
+    frame = random.choice(REAL)
+    if isinstance(frame, bytes):
+        return frame[: random.randrange(len(frame) + 1)]
+    for _ in range(random.randrange(4)):
+        start = random.randrange(len(frame) + 1)
+        end = min(len(frame), start + random.randrange(6))
+        made_up = "".join(random.choices(LETTERS, k=random.randrange(4)))
+        frame = frame[:start] + random.choice([made_up, frame[start:end] * 2, ""]) + frame[end:]
+    return frame
+
+
+def test_fifty_thousand_mutated_frames_cost_nothing_but_protocol_errors():
+    """As many as an attacker on the network can send; what they leave behind is bounded."""
+    random = Random(2026)
+    reader, refused, read = PacketReader(SMALL), 0, 0
+    tracemalloc.start()
+    for _ in range(50_000):
+        frame = mutated_frame(random)
+        try:
+            packet = reader.feed_text(frame) if isinstance(frame, str) else reader.feed_bytes(frame)
+            read += packet is not None
+        except ProtocolError:
+            reader, refused = PacketReader(SMALL), refused + 1
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused > 5_000
+    assert read > 5_000
+    assert peak_bytes < 5_000_000

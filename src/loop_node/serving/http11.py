@@ -26,7 +26,6 @@ __all__ = ["Http11Connection", "path_of"]
 _BROKEN: dict[int, str] = {
     400: "this is no well-formed HTTP/1.1 request",
     431: "the request's head is too large",
-    501: "this transfer encoding is not known here",
 }
 
 
@@ -111,7 +110,8 @@ class _Http11(H11Protocol):
         await super()._create_stream(_plain(request) if _is_broken_upgrade(request.headers) else request)
 
     async def _send_error_response(self, status_code: int) -> None:
-        """Say what hypercorn only numbers."""
+        """Say what hypercorn only numbers; what a client sent is never answered with a 5xx."""
+        status_code = 400 if status_code == 501 else status_code  # h11's word for an unknown transfer encoding
         body = msgspec.json.encode({"detail": _BROKEN.get(status_code, _BROKEN[400])})
         headers = [
             (b"content-type", b"application/json"),
