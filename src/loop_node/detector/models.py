@@ -50,6 +50,7 @@ class ModelLoader:
             raise NoModel("no model was asked for, so there is none to load")
         async with self._lock:
             logger.info("building model %s", self.build.name)
+            self.engine.why_no_model = f"detector not yet initialized: model {self.build.name} is being built"
             try:
                 model = await trio.to_thread.run_sync(self.build.run, abandon_on_cancel=True)
             except Exception as error:
