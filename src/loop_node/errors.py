@@ -7,11 +7,17 @@ The type says whose fault it is and what to do about it; the text is written for
     |- InputError            what a client or a file said: 4xx, never retried as it stands
     |  |- ImageError            bytes that are no image we accept
     |  |- SchemaError           a body with missing or wrong fields, all of them at once
-    |  `- TooLarge              over a stated bound
+    |  |- Malformed             a body that does not follow its own form: 400
+    |  |- TooLarge              over a stated bound: 413
+    |  |- LoginNeeded           who asks is not known, or the password was wrong: 401
+    |  |- NotFound              there is nothing of this name: 404
+    |  `- Conflict              not as things stand: 409
     |- ModelError            a model that cannot be read, understood or built
     |- Unavailable           try again: 503 with Retry-After
     |  |- NoModel               no model serves (yet)
-    |  `- Overloaded            the waiting line is full
+    |  |- Overloaded            the waiting line is full
+    |  |- RateLimited           this client asks too often: 429
+    |  `- StorageFull           the disk, or the room that is meant for this: 507
     |- ProtocolError         a Socket.IO peer broke the protocol; `reply` says how to answer
     |- LoopError             the Learning Loop
     |  |- LoopUnavailable       not reached, or it failed: try again
@@ -20,20 +26,27 @@ The type says whose fault it is and what to do about it; the text is written for
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
+    "Conflict",
     "ImageError",
     "InputError",
+    "LoginNeeded",
     "LoopError",
     "LoopNodeError",
     "LoopRefused",
     "LoopUnavailable",
+    "Malformed",
     "ModelError",
     "NoModel",
+    "NotFound",
     "Overloaded",
     "ProtocolError",
+    "RateLimited",
     "SchemaError",
     "SettingsError",
+    "StorageFull",
     "TaskGivenUp",
     "TooLarge",
     "Unavailable",
@@ -68,8 +81,32 @@ class SchemaError(InputError):
         super().__init__("; ".join(self.problems))
 
 
+class Malformed(InputError):
+    """A body that does not follow the form it announces."""
+
+
 class TooLarge(InputError):
     """More bytes or pixels than the stated bound."""
+
+
+class LoginNeeded(InputError):
+    """Who asks has to log in; the text does not tell what was wrong with a login."""
+
+
+class NotFound(InputError):
+    """There is nothing of this name; the text says what was looked for."""
+
+
+class Conflict(InputError):
+    """Not as things stand.
+
+    Attributes:
+        detail: What the client is told; the text, unless the contract wants an object.
+    """
+
+    def __init__(self, message: str, *, detail: Any = None) -> None:
+        self.detail = message if detail is None else detail
+        super().__init__(message)
 
 
 class ModelError(LoopNodeError):
@@ -90,6 +127,14 @@ class NoModel(Unavailable):
 
 class Overloaded(Unavailable):
     """The waiting line before the engine is full."""
+
+
+class RateLimited(Unavailable):
+    """This client asks more often than it may."""
+
+
+class StorageFull(Unavailable):
+    """No room is left for what has to be kept; nothing of it was kept."""
 
 
 class ProtocolError(LoopNodeError):

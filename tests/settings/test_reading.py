@@ -345,9 +345,16 @@ class TestTable:
             0
         ]
         for field, variable in VARIABLES.items():
-            if field not in {"node_name", "data_folder"}:
+            if field not in {"node_name", "data_folder", "local_loop_folder"}:
                 assert getattr(settings, field) == variable.default
 
     def test_names_are_unique_and_every_default_fits_its_type(self):
         assert len(set(NAMES)) == len(NAMES)
         assert all(variable.purpose and not variable.purpose.endswith(".") for variable in VARIABLES.values())
+
+    def test_the_local_loop_lies_below_the_data_folder(self, tmp_path: Path):
+        """Unless it is given a place of its own."""
+        environ = {"DATA_FOLDER": str(tmp_path)}
+        assert read_settings("loop", environ, hostname="pc7")[0].local_loop_folder == tmp_path / "local_loop"
+        environ["LOCAL_LOOP_FOLDER"] = "/elsewhere"
+        assert read_settings("loop", environ, hostname="pc7")[0].local_loop_folder == Path("/elsewhere")

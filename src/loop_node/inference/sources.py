@@ -9,8 +9,8 @@ from uuid import UUID, uuid5
 
 from attrs import frozen
 
+from loop_node.archives import unpack
 from loop_node.errors import ModelError, SchemaError
-from loop_node.inference.archives import unpack
 from loop_node.schemas.models import ModelInformation
 from loop_node.schemas.wire import read_model_information
 

@@ -1,7 +1,7 @@
 """The quart app every node starts from: endpoints in a table, one shape for errors, health, the API page."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -11,7 +11,18 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from loop_node import logs
-from loop_node.errors import InputError, LoopNodeError, TooLarge, Unavailable
+from loop_node.errors import (
+    Conflict,
+    InputError,
+    LoginNeeded,
+    LoopNodeError,
+    Malformed,
+    NotFound,
+    RateLimited,
+    StorageFull,
+    TooLarge,
+    Unavailable,
+)
 from loop_node.socketio.hosting import RendezvousWebsocket
 from loop_node.socketio.origins import is_accepted_origin
 from loop_node.socketio.server import SocketIoServer
@@ -30,6 +41,18 @@ _BODY_TIMEOUT_S: Final = 60
 _BODIES_AT_ONCE: Final = 8
 """How many bodies of the largest size fit into memory; thousands of ordinary images do."""
 _REQUEST_ID_CHARACTERS: Final = 128
+_STATUS: Final[Mapping[type[LoopNodeError], int]] = {
+    RateLimited: 429,
+    StorageFull: 507,
+    Unavailable: 503,
+    LoginNeeded: 401,
+    NotFound: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    Malformed: 400,
+    InputError: 422,
+}
+"""The first that fits counts."""
 
 
 def json_answer(value: object, status: int = 200) -> Response:
@@ -88,12 +111,12 @@ def create_app(
 
 
 def _within(budget: BodyBudget, handle: Handle) -> Handle:
-    async def bounded() -> Response:
+    async def bounded(**parts: str) -> Response:
         length = request.content_length
         if length is not None and length > budget.largest_bytes:
             raise TooLarge(f"the body is larger than {budget.largest_bytes} bytes")
         with budget.take(None if "Transfer-Encoding" in request.headers else length or 0):
-            return await handle()
+            return await handle(**parts)
 
     return bounded
 
@@ -111,12 +134,13 @@ async def _http_error(error: HTTPException) -> Response:
 
 
 async def _our_error(error: LoopNodeError) -> Response:
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
     if isinstance(error, Unavailable):
-        answer = json_answer({"detail": str(error)}, 503)
+        answer = json_answer({"detail": str(error)}, status)
         answer.headers["Retry-After"] = str(error.retry_after_s)
         return answer
     if isinstance(error, InputError):
-        return json_answer({"detail": str(error)}, 413 if isinstance(error, TooLarge) else 422)
+        return json_answer({"detail": error.detail if isinstance(error, Conflict) else str(error)}, status)
     logger.error("%s %s: %s", request.method, request.path, error)
     return json_answer({"detail": str(error)}, 500)
 

@@ -3,6 +3,7 @@
 OpenAPI 3.0, because the page that comes with the package reads no later version.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Literal
@@ -13,15 +14,25 @@ from attrs import frozen
 from quart import Response
 from swagger_ui_bundle import swagger_ui_path
 
-__all__ = ["Endpoint", "Handle", "Parameter", "pages"]
+__all__ = ["SESSION_COOKIE", "Endpoint", "Handle", "Parameter", "pages"]
 
-Handle = Callable[[], Awaitable[Response]]
+SESSION_COOKIE: Final = "loop_session"
+
+Handle = Callable[..., Awaitable[Response]]
+"""Called with the parts of the path that `Endpoint.path` names, as keyword arguments."""
+
+_PATH_PART: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 
 _FAULTS: Final = {
-    400: "Not one of the accepted values.",
+    400: "Not one of the accepted values, or a broken body.",
+    401: "A login is needed.",
+    404: "There is nothing of this name.",
+    409: "Not as things stand; `detail` says why.",
     413: "The body is too large.",
     422: "Something in the request cannot be used; `detail` names it.",
+    429: "Too often; try again after the seconds in `Retry-After`.",
     503: "Not now; try again after the seconds in `Retry-After`.",
+    507: "The disk is full; nothing was kept.",
 }
 
 _PAGE: Final = """<!DOCTYPE html>
@@ -55,11 +66,16 @@ class Endpoint:
     """One method on one path: what serves it and what is said about it.
 
     Attributes:
+        path: Parts in angle brackets, `<name>`, are handed to `handle`.
         answer: The JSON answer to a good request: an attrs class, or a JSON schema.
         text_answer: The words of a plain text answer, instead.
         text_body: The words of a plain text request body.
         image_field: The multipart field of the image in the request body.
+        json_body: JSON schema of the request body.
+        form_body: JSON schema of a multipart request body.
         faults: The error statuses of this endpoint.
+        max_body_bytes: Of a body that `handle` takes as a stream; None where it is read whole, bounded by the app.
+        has_login: Whether it needs the session cookie of a login.
     """
 
     method: str
@@ -70,8 +86,12 @@ class Endpoint:
     text_answer: Sequence[str] = ()
     text_body: Sequence[str] = ()
     image_field: str | None = None
+    json_body: Mapping[str, Any] | None = None
+    form_body: Mapping[str, Any] | None = None
     parameters: Sequence[Parameter] = ()
     faults: Sequence[int] = ()
+    max_body_bytes: int | None = None
+    has_login: bool = False
 
 
 def pages(title: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
@@ -110,12 +130,15 @@ def _document(title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(answers, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(_PATH_PART.sub(r"{\1}", endpoint.path), {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.0.3",
         "info": {"title": title, "version": version("loop-node")},
         "paths": paths,
-        "components": {"schemas": _FAULT_SCHEMA | {name: _as_3_0(schema) for name, schema in schemas.items()}},
+        "components": {
+            "schemas": _FAULT_SCHEMA | {name: _as_3_0(schema) for name, schema in schemas.items()},
+            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE}},
+        },
     }
 
 
@@ -130,15 +153,28 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": {"200": {"description": "Done.", "content": _answer(endpoint)}}
         | {str(status): _fault(status) for status in endpoint.faults},
     }
-    if endpoint.parameters:
-        operation["parameters"] = [
-            {"name": one.name, "in": one.where, "description": one.description, "schema": one.schema}
-            for one in endpoint.parameters
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PATH_PART.findall(endpoint.path)
+    ] + [
+        {"name": one.name, "in": one.where, "description": one.description, "schema": one.schema}
+        for one in endpoint.parameters
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if endpoint.has_login:
+        operation["security"] = [{"session": []}]
     if endpoint.image_field is not None:
         operation["requestBody"] = _image_body(endpoint.image_field)
     elif endpoint.text_body:
         operation["requestBody"] = {"required": True, "content": _text(endpoint.text_body)}
+    elif endpoint.json_body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.json_body}}}
+    elif endpoint.form_body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": endpoint.form_body}},
+        }
     return operation
 
 

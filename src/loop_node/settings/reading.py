@@ -81,6 +81,8 @@ def read_settings(
         reading.values["node_name"] = f"{verb}-{hostname}"
     if "data_folder" not in reading.sources:
         _default_data_folder(reading, container_folder)
+    if "local_loop_folder" not in reading.sources and reading.values["data_folder"] is not None:
+        reading.values["local_loop_folder"] = reading.values["data_folder"] / "local_loop"
     _check_thresholds(reading)
     _check_credentials(reading)
     _check_loop(reading)

@@ -45,6 +45,7 @@ NODES: Final = ("detector", "trainer", "annotator", "converter")
 TRAINER: Final = ("trainer",)
 DETECTING: Final = ("detector", "demo")
 CYCLING: Final = ("detector", "trainer", "annotator")
+LOCAL: Final = ("loop", "demo")
 WEIGHING: Final = ("trainer", "converter")
 
 WITHOUT_EFFECT: Final[Mapping[str, str]] = MappingProxyType(
@@ -282,6 +283,61 @@ class Settings:
         "Images kept for upload; the oldest go first",
         default=1000,
         verbs=DETECTING,
+    )
+
+    max_outbox_bytes: int = _variable(
+        "MAX_OUTBOX_BYTES",
+        whole_number(1, 2**50),
+        "Bytes kept for upload; the oldest images go first",
+        default=4 * 2**30,
+        verbs=DETECTING,
+    )
+    min_free_disk_bytes: int = _variable(
+        "MIN_FREE_DISK_BYTES",
+        whole_number(0, 2**50),
+        "Room on the disk that the outbox and model downloads leave free",
+        default=500_000_000,
+        verbs=DETECTING,
+    )
+    keep_models: int = _variable(
+        "KEEP_MODELS",
+        whole_number(1, 1000),
+        "Models that have served and are kept, the current one included",
+        default=3,
+        verbs=DETECTING,
+    )
+    persist_mode: bool = _variable(
+        "PERSIST_MODE",
+        FLAG,
+        "Keep the model version mode that was set at run time over a restart",
+        default=False,
+        verbs=DETECTING,
+    )
+    model_max_bytes: int = _variable(
+        "MODEL_MAX_BYTES",
+        whole_number(1024, 2**50),
+        "Bytes of one model, unpacked; more are refused",
+        default=2 * 2**30,
+        verbs=("detector", "demo", "loop"),
+    )
+
+    local_loop_folder: Path = _variable(
+        "LOCAL_LOOP_FOLDER",
+        PATH,
+        "Folder of the embedded Learning Loop",
+        default=Path("/data/local_loop"),
+        default_rule="local_loop in DATA_FOLDER",
+        verbs=LOCAL,
+    )
+    local_loop_demo: bool = _variable(
+        "LOCAL_LOOP_DEMO", FLAG, "Fill a new embedded Learning Loop with a demo project", default=False, verbs=LOCAL
+    )
+    max_uploads_per_minute: int = _variable(
+        "MAX_UPLOADS_PER_MINUTE",
+        whole_number(0, 1_000_000),
+        "Image uploads of one client a minute; more are answered 429; 0 is no limit",
+        default=0,
+        verbs=LOCAL,
     )
 
     skip_repeat_on_start: bool = _variable(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loop_node.archives import unpack
 from loop_node.errors import ModelError
-from loop_node.inference.archives import unpack
 
 
 def _zip(path, entries: dict[str, bytes]):
