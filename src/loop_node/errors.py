@@ -154,7 +154,17 @@ class LoopError(LoopNodeError):
 
 
 class LoopUnavailable(LoopError):
-    """The Learning Loop was not reached or failed itself: try again later."""
+    """The Learning Loop was not reached or failed itself: try again later.
+
+    Attributes:
+        kind: What is wrong, as one word for metrics: see `loop.faults`.
+        retry_after_s: When the Loop itself said how long to wait.
+    """
+
+    def __init__(self, message: str, *, kind: str = "unreachable", retry_after_s: float | None = None) -> None:
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class LoopRefused(LoopError):
