@@ -1,5 +1,6 @@
 """Model zips unpacked so that a hostile or broken one harms nothing: it writes only below its own folder, or not at all."""
 
+import errno
 import hashlib
 import lzma
 import shutil
@@ -8,12 +9,14 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from loop_node.errors import ModelError
+from loop_node.errors import ModelError, StorageFull
 
-__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "unpack"]
+__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "copy_entries", "read_file", "unpack"]
 
 MAX_UNPACKED_BYTES: Final = 4 * 2**30
 MAX_ENTRIES: Final = 10_000
@@ -32,8 +35,9 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
 
     Raises:
         ModelError: It is no zip, is broken, is over a bound, or names something outside of its folder.
+        StorageFull: No room.
     """
-    try:
+    with _usable(str(archive)):
         with archive.open("rb") as stream:
             name = f"{archive.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
         folder = into / name
@@ -41,13 +45,86 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
             into.mkdir(parents=True, exist_ok=True)
             _sweep(into)
             _unpack_whole(archive, folder, max_bytes, max_entries)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{archive} is no usable zip: {error}") from None
-    except RuntimeError as error:  # how zipfile says that a password is needed
-        raise ModelError(f"{archive} cannot be unpacked: {error}") from None
-    except OSError as error:
-        raise ModelError(f"{archive} cannot be unpacked into {into}: {error}") from None
     return folder
+
+
+def copy_entries(
+    archive: Path,
+    sink: zipfile.ZipFile,
+    *,
+    called: str,
+    leave_out: Container[str] = (),
+    max_bytes: int = MAX_UNPACKED_BYTES,
+    max_entries: int = MAX_ENTRIES,
+) -> list[str]:
+    """Copy the files of a zip into another one, checked as `unpack` checks them. Blocking.
+
+    Args:
+        archive: The zip.
+        sink: Open for writing.
+        called: The zip's name for messages.
+        leave_out: Names that are not copied.
+        max_bytes: Of all files, unpacked.
+        max_entries: Of files and folders.
+
+    Returns:
+        The names that were copied.
+
+    Raises:
+        ModelError: As `unpack`.
+    """
+    copied: list[str] = []
+    with _usable(called), zipfile.ZipFile(archive) as source:
+        room_bytes = max_bytes
+        for entry in _few_entries(called, source, max_entries):
+            name = str(_checked_name(called, entry))
+            if entry.is_dir() or name in leave_out:
+                continue
+            if name in copied:
+                raise ModelError(f"{called} holds {name!r} twice")
+            copied.append(name)
+            with source.open(entry) as content, sink.open(name, "w", force_zip64=True) as copy:
+                room_bytes = _copy(called, content, copy, room_bytes, max_bytes)
+    return copied
+
+
+def read_file(archive: Path, name: str, *, called: str, max_bytes: int) -> bytes | None:
+    """One file of a zip; None if it has none of this name. Blocking.
+
+    Raises:
+        ModelError: No usable zip, or the file has more than `max_bytes`.
+    """
+    with _usable(called), zipfile.ZipFile(archive) as source:
+        entries = [entry for entry in source.infolist() if entry.filename == name]
+        if not entries:
+            return None
+        with source.open(entries[0]) as content:
+            data = content.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ModelError(f"{called}: {name} has more than {max_bytes} bytes")
+    return data
+
+
+@contextmanager
+def _usable(called: str) -> Iterator[None]:
+    """Tell what is wrong with a zip, whichever way the library says it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
+        raise ModelError(f"{called} is no usable zip: {error}") from None
+    except RuntimeError as error:  # how zipfile says that a password is needed
+        raise ModelError(f"{called} cannot be unpacked: {error}") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{called} cannot be unpacked: {error.strerror}") from error
+        raise ModelError(f"{called} cannot be unpacked: {error}") from None
+
+
+def _few_entries(called: str, archive: zipfile.ZipFile, max_entries: int) -> list[zipfile.ZipInfo]:
+    entries = archive.infolist()
+    if len(entries) > max_entries:
+        raise ModelError(f"{called} has {len(entries)} entries, more than {max_entries}")
+    return entries
 
 
 def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int) -> None:
@@ -55,20 +132,18 @@ def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int)
         zipfile.ZipFile(archive) as unpacked,
         tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder.parent) as name,
     ):
-        entries = unpacked.infolist()
-        if len(entries) > max_entries:
-            raise ModelError(f"{archive} has {len(entries)} entries, more than {max_entries}")
+        entries = _few_entries(str(archive), unpacked, max_entries)
         whole = Path(name) / "model"
         whole.mkdir()
         room_bytes = max_bytes
         for entry in entries:
-            target = whole / _checked_name(archive, entry)
+            target = whole / _checked_name(str(archive), entry)
             if entry.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with unpacked.open(entry) as source, target.open("xb") as sink:
-                room_bytes = _copy(archive, source, sink, room_bytes, max_bytes)
+                room_bytes = _copy(str(archive), source, sink, room_bytes, max_bytes)
         try:
             whole.rename(folder)
         except OSError:
@@ -83,7 +158,7 @@ def _sweep(into: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _checked_name(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:
+def _checked_name(archive: str, entry: zipfile.ZipInfo) -> PurePosixPath:
     path = PurePosixPath(entry.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename:
         raise ModelError(f"{archive} names a file outside of its folder: {entry.filename!r}")
@@ -92,7 +167,7 @@ def _checked_name(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:
     return path
 
 
-def _copy(archive: Path, source: IO[bytes], sink: IO[bytes], room_bytes: int, max_bytes: int) -> int:
+def _copy(archive: str, source: IO[bytes], sink: IO[bytes], room_bytes: int, max_bytes: int) -> int:
     """Copy what really is in the archive, whatever its directory claims; returns the room that is left."""
     while chunk := source.read(_CHUNK_BYTES):
         room_bytes -= len(chunk)

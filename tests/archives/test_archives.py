@@ -70,7 +70,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     """No traceback of the operating system reaches the operator."""
     (tmp_path / "into").write_text("a file is in the way")
-    with pytest.raises(ModelError, match=r"cannot be unpacked into .*into"):
+    with pytest.raises(ModelError, match=r"cannot be unpacked: .*into"):
         unpack(_zip(tmp_path / "m.zip", {"model.onnx": b"x"}), tmp_path / "into")
 
 

@@ -1,0 +1,85 @@
+"""Model zips as they are kept: what came, with a `model.json` that says what the Loop knows.
+
+A zip comes as it is, or as loose files that are put into one. A model may come without a `model.json`; it gets one.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from loop_node.archives import copy_entries, read_file
+from loop_node.errors import InputError, ModelError
+
+__all__ = ["MODEL_JSON", "make_zip"]
+
+MODEL_JSON: Final = "model.json"
+_MAX_MODEL_JSON_BYTES: Final = 16 << 20
+_MAX_LOOSE_FILES: Final = 1000
+
+
+def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, Any], *, max_bytes: int) -> None:
+    """Write the zip that is kept. Blocking.
+
+    Args:
+        files: Name and place of what came: one zip, or loose files.
+        into: The zip to be.
+        known: What the Loop adds to `model.json`, or corrects there.
+        max_bytes: Of all files, unpacked.
+
+    Raises:
+        InputError: No usable zip, a name that leads elsewhere, a broken `model.json`, more than a bound.
+        StorageFull: No room.
+    """
+    if not files:
+        raise InputError("files: no file came; send a zip, or the model's files")
+    try:
+        with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as sink:
+            said = _copy_zip(files[0], sink, max_bytes) if _is_zip(files) else _copy_files(files, sink, max_bytes)
+            sink.writestr(MODEL_JSON, json.dumps({**said, **known}, indent=2, ensure_ascii=False))
+    except ModelError as error:
+        raise InputError(f"files: {error}") from error
+
+
+def _is_zip(files: Sequence[tuple[str, Path]]) -> bool:
+    name = files[0][0]
+    return len(files) == 1 and (not name or name.lower().endswith(".zip") or zipfile.is_zipfile(files[0][1]))
+
+
+def _copy_zip(file: tuple[str, Path], sink: zipfile.ZipFile, max_bytes: int) -> dict[str, Any]:
+    called, archive = file[0][:100] or "the body", file[1]
+    copied = copy_entries(archive, sink, called=called, leave_out=(MODEL_JSON,), max_bytes=max_bytes)
+    own = read_file(archive, MODEL_JSON, called=called, max_bytes=_MAX_MODEL_JSON_BYTES)
+    if own is not None:
+        return _read(own, f"{called}: {MODEL_JSON}")
+    inner = [name for name in copied if PurePosixPath(name).name == MODEL_JSON]
+    if len(inner) != 1:
+        return {}
+    found = read_file(archive, inner[0], called=called, max_bytes=_MAX_MODEL_JSON_BYTES)
+    return _read(found or b"{}", f"{called}: {inner[0]}")  # a zip of the model's folder: what it says stands at the top
+
+
+def _copy_files(files: Sequence[tuple[str, Path]], sink: zipfile.ZipFile, max_bytes: int) -> dict[str, Any]:
+    names = [name for name, _ in files]
+    for name in names:
+        if not name or name in (".", "..") or set(name) & set("/\\:\0") or names.count(name) > 1:
+            raise InputError(f"files: bare names that differ are needed, not {name[:100]!r}")
+    if len(files) > _MAX_LOOSE_FILES or sum(file.stat().st_size for _, file in files) > max_bytes:
+        raise InputError(f"files: at most {_MAX_LOOSE_FILES} files of together {max_bytes} bytes")
+    said: dict[str, Any] = {}
+    for name, file in files:
+        if name == MODEL_JSON:
+            said = _read(file.read_bytes(), MODEL_JSON)
+        else:
+            sink.write(file, name)
+    return said
+
+
+def _read(data: bytes, called: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        said = json.loads(data)
+        if isinstance(said, dict):
+            return said
+    raise InputError(f"{called} is no JSON object")

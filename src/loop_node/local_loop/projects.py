@@ -1,0 +1,163 @@
+"""Records of projects and their categories."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from attrs import frozen
+
+from loop_node.errors import Conflict, InputError, NotFound
+from loop_node.schemas.local_loop import NewCategory
+from loop_node.schemas.models import Category, CategoryType
+
+__all__ = ["Categories", "Project", "create_project", "delete_project", "find_project", "list_projects", "now"]
+
+_COLORS: Final = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
+_MAX_NAME: Final = 200
+
+
+def now() -> str:
+    """The time as records have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+
+
+@frozen
+class Categories:
+    """The categories of a project, in their order."""
+
+    all: tuple[Category, ...]
+
+    def find(self, category_id: str | None, name: str | None) -> Category | None:
+        """By id, else by name; None where there is no such one."""
+        by_id = next((one for one in self.all if category_id and one.id == category_id), None)
+        return by_id or next((one for one in self.all if name and one.name == name), None)
+
+
+@frozen(kw_only=True)
+class Project:
+    """A project as the store knows it; `number` names its folder."""
+
+    number: int
+    organization: str
+    project: str
+    name: str
+    created: str
+    target_model: str | None
+    categories: Categories
+
+    @property
+    def resource(self) -> str:
+        """Its path behind `/api`."""
+        return f"/{self.organization}/projects/{self.project}"
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse what could not stand in a path.
+
+    Raises:
+        InputError: Empty, too long, or with characters that mean something in paths or are not printable.
+    """
+    if (
+        not 1 <= len(name) <= _MAX_NAME
+        or not name.isprintable()
+        or name.strip(". ") != name
+        or set(name) & set('/\\:*?"<>|#%')
+    ):
+        raise InputError(
+            f"{what}: 1 to {_MAX_NAME} letters, digits, spaces or any of -_.+ are needed, not {name[:40]!r}"
+        )
+
+
+def create_project(
+    db: sqlite3.Connection, organization: str, project: str, categories: Sequence[NewCategory]
+) -> Project:
+    """Make a project.
+
+    Raises:
+        InputError: A name that cannot be used, or a category twice.
+        Conflict: There is one of this name.
+    """
+    check_name("organization", organization)
+    check_name("project", project)
+    names = [category.name for category in categories]
+    for name in names:
+        if not name or not name.isprintable() or names.count(name) > 1:
+            raise InputError(f"categories: names must be there and differ, see {name[:40]!r}")
+    try:
+        created = db.execute(
+            "INSERT INTO projects (organization, project, name, created) VALUES (?, ?, ?, ?)",
+            (organization, project, project, now()),
+        )
+        db.executemany(
+            "INSERT INTO categories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_category_row(created.lastrowid, index, category) for index, category in enumerate(categories)],
+        )
+    except sqlite3.IntegrityError as error:
+        raise Conflict(f"there is a project {organization}/{project} already, or a category with this id") from error
+    return find_project(db, organization, project)
+
+
+def _category_row(project: int | None, position: int, category: NewCategory) -> tuple[Any, ...]:
+    return (
+        category.id or str(uuid4()),
+        project,
+        position,
+        category.name,
+        category.type.value,
+        category.color or _COLORS[position % len(_COLORS)],
+        category.hotkey,
+        category.point_size if category.point_size or category.type is not CategoryType.POINT else 20,
+        category.description,
+    )
+
+
+def find_project(db: sqlite3.Connection, organization: str, project: str) -> Project:
+    """One project.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    row = db.execute(
+        "SELECT * FROM projects WHERE organization = ? AND project = ?", (organization, project)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"there is no project {organization[:100]}/{project[:100]}")
+    return _project(db, row)
+
+
+def list_projects(db: sqlite3.Connection) -> list[Project]:
+    """All of them, by name."""
+    return [_project(db, row) for row in db.execute("SELECT * FROM projects ORDER BY organization, project")]
+
+
+def delete_project(db: sqlite3.Connection, project: Project) -> None:
+    """Delete a project's records; its files stay, see `folders`."""
+    db.execute("DELETE FROM projects WHERE id = ?", (project.number,))
+    db.execute("DELETE FROM nodes WHERE organization = ? AND project = ?", (project.organization, project.project))
+
+
+def _project(db: sqlite3.Connection, row: sqlite3.Row) -> Project:
+    categories = db.execute("SELECT * FROM categories WHERE project_id = ? ORDER BY position", (row["id"],))
+    return Project(
+        number=row["id"],
+        organization=row["organization"],
+        project=row["project"],
+        name=row["name"],
+        created=row["created"],
+        target_model=row["target_model"],
+        categories=Categories(tuple(_category(one) for one in categories)),
+    )
+
+
+def _category(row: sqlite3.Row) -> Category:
+    return Category(
+        id=row["id"],
+        name=row["name"],
+        description=row["description"],
+        hotkey=row["hotkey"],
+        color=row["color"],
+        point_size=row["point_size"],
+        type=CategoryType(row["type"]),
+    )
