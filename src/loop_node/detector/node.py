@@ -20,11 +20,11 @@ from loop_node.images import keep_large_buffers
 from loop_node.inference.engine import Engine, open_engine
 from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.serving.app import create_app
-from loop_node.serving.http_server import HttpLimits, open_listeners, serve_http
+from loop_node.serving.http_server import HttpLimits, listening_url, open_listeners, serve_node
 from loop_node.settings import Settings
 from loop_node.socketio import tuning
 from loop_node.socketio.limits import Limits
-from loop_node.socketio.server import SocketIoServer, open_socketio_server
+from loop_node.socketio.server import open_socketio_server
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
 from .detection import Detector
@@ -71,7 +71,7 @@ async def run_detector(
         trio.open_nursery() as node,
     ):
         await node.start(watch_signals, stop, node.cancel_scope)
-        announce(_url(listeners))
+        announce(listening_url(listeners))
         await _run_tasks(settings, engine, listeners, build, stop, change_tasks)
         node.cancel_scope.cancel()
 
@@ -107,10 +107,7 @@ async def _run_tasks(
         )
 
         async def http_server(handle: TaskHandle) -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_part_from_peers, stop, socketio)
-                await serve_http(app, listeners, stop=stop, limits=limits, ready=handle.ready)
-                nursery.cancel_scope.cancel()
+            await serve_node(app, socketio, listeners, stop=stop, limits=limits, ready=handle.ready)
             tasks.cancel()
 
         async def model_loader(handle: TaskHandle) -> None:
@@ -142,18 +139,8 @@ def _socketio_limits(settings: Settings) -> Limits:
     )
 
 
-async def _part_from_peers(stop: trio.Event, socketio: SocketIoServer) -> None:
-    await stop.wait()
-    await socketio.finish()
-
-
 def _tell_what_is_missing(settings: Settings, build: ModelBuild | None) -> None:
     if build is None:
         logger.warning("no model: set MODEL or --model; `coco` is the bundled one")
     if settings.serves_project:
         logger.warning("this version neither follows a model of the Learning Loop nor uploads images to it")
-
-
-def _url(listeners: list[trio.SocketListener]) -> str:
-    host, port = listeners[0].socket.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

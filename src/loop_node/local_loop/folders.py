@@ -3,6 +3,7 @@
 Layout::
 
     loop.sqlite3                                   every record
+    lock                                           held by the process that serves
     incoming/<upload>/                             files on their way in, gone with their request
     projects/<number>/images/<id[:2]>/<id>.jpg
     projects/<number>/thumbnails/<id[:2]>/<id>.jpg made anew when missing
@@ -23,7 +24,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,19 @@ class Folders:
     def kept_images(self, organization: str, project: str) -> Path:
         """Images of a project that was deleted without them."""
         return self.root / "kept_images" / organization / project
+
+    def keep_images(self, number: int, organization: str, project: str) -> None:
+        """Give the images of a project that is about to go a second name. Blocking."""
+        kept = self.kept_images(organization, project)
+        make_folder(kept)
+        for image in self.project(number).glob("images/*/*.jpg"):
+            with suppress(FileExistsError):
+                os.link(image, kept / image.name)
+        sync_folder(kept)
+
+    def remove_project(self, number: int) -> None:
+        """Remove the files of a project whose records are gone. Blocking; a start after a kill does the rest."""
+        shutil.rmtree(self.project(number), ignore_errors=True)
 
     def staged_image(self, upload: Path, project: int, image_id: str) -> Path:
         """The second name of an image whose record is not written yet."""

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -28,7 +28,11 @@ __all__ = [
     "change_state",
     "count_by_state",
     "ids_by_state",
+    "keep_novelty_scores",
+    "make_thumbnail",
+    "put_segmentation",
     "read_records",
+    "require_image",
     "stage_image",
     "stage_pair",
 ]
@@ -270,9 +274,19 @@ def _record(project: Project, row: sqlite3.Row, detections: Iterable[Any]) -> di
         "height": row["height"],
         "size_bytes": row["size_bytes"],
         "tags": [{"id": tag, "name": tag} for tag in tags],
+        "novelty_score": row["novelty_score"],
         **json.loads(row["annotations_json"]),
         **merged_detections(detections),
     }
+
+
+def make_thumbnail(folders: Folders, project: Project, image_id: str, max_pixels: int) -> Path:
+    """The thumbnail's file, made anew if it is not there. Blocking."""
+    file = folders.thumbnail(project.number, image_id)
+    if not file.is_file():
+        image = folders.image(project.number, image_id).read_bytes()
+        _keep_thumbnail(file, inspect_jpeg(image, max_pixels=max_pixels).thumbnail)
+    return file
 
 
 def require_image(db: sqlite3.Connection, project: Project, image_id: str) -> sqlite3.Row:
@@ -321,6 +335,17 @@ def change_state(db: sqlite3.Connection, project: Project, ids: Sequence[str], s
         require_image(db, project, image_id)
     db.executemany("UPDATE images SET state = ? WHERE id = ?", [(state.value, image_id) for image_id in ids])
     return len(ids)
+
+
+def keep_novelty_scores(db: sqlite3.Connection, project: Project, scores: Mapping[str, int]) -> None:
+    """Write down how new each image is, all or none.
+
+    Raises:
+        NotFound: The project does not have one of them.
+    """
+    for image_id in scores:
+        require_image(db, project, image_id)
+    db.executemany("UPDATE images SET novelty_score = ? WHERE id = ?", [(score, one) for one, score in scores.items()])
 
 
 def attach_detections(db: sqlite3.Connection, project: Project, given: Sequence[Detections]) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from attrs import frozen
+
 from loop_node.errors import Conflict, InputError, NotFound
 
 from .folders import Folders, no_room_is_storage_full, place, sync_files
@@ -18,16 +20,21 @@ from .model_zips import make_zip
 from .projects import Project, now
 
 __all__ = [
+    "PlannedModel",
     "add_file",
     "check_format",
     "create_model",
     "find_by_version",
     "find_model",
+    "formats_of",
+    "keep_model",
     "latest_of_training",
     "list_models",
-    "model_of_training",
-    "next_major",
+    "plan_format",
+    "plan_of_training",
+    "plan_upload",
     "set_target",
+    "stage_model",
     "target_of",
     "version_of",
 ]
@@ -58,6 +65,13 @@ def next_major(db: sqlite3.Connection, project: Project) -> int:
     return max(model or 0, training or 0) + 1
 
 
+def _next_minor(db: sqlite3.Connection, project: Project, major: int) -> int:
+    (last,) = db.execute(
+        "SELECT max(minor) FROM models WHERE project_id = ? AND major = ?", (project.number, major)
+    ).fetchone()
+    return 0 if last is None else int(last) + 1
+
+
 def create_model(
     db: sqlite3.Connection,
     project: Project,
@@ -70,9 +84,6 @@ def create_model(
     confusion_matrix: dict[str, Any] | None = None,
 ) -> sqlite3.Row:
     """A model without files yet, with the next minor of this major."""
-    (last,) = db.execute(
-        "SELECT max(minor) FROM models WHERE project_id = ? AND major = ?", (project.number, major)
-    ).fetchone()
     model_id = model_id or str(uuid4())
     db.execute(
         "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -80,7 +91,7 @@ def create_model(
             model_id,
             project.number,
             major,
-            0 if last is None else last + 1,
+            _next_minor(db, project, major),
             training_number,
             base_model,
             now(),
@@ -98,13 +109,6 @@ def latest_of_training(db: sqlite3.Connection, project: Project, number: int) ->
         (project.number, number),
     ).fetchone()
     return row
-
-
-def model_of_training(db: sqlite3.Connection, project: Project, number: int) -> sqlite3.Row:
-    """The last best model of a training; a training that reported none, but has a model to keep, gets one."""
-    return latest_of_training(db, project, number) or create_model(
-        db, project, major=number, comment=f"training {number}", training_number=number
-    )
 
 
 def find_model(db: sqlite3.Connection, project: Project, model_id: str) -> sqlite3.Row:
@@ -171,10 +175,64 @@ def _on_the_wire(db: sqlite3.Connection, project: Project, row: sqlite3.Row, hos
     }
 
 
+@frozen(kw_only=True)
+class PlannedModel:
+    """The model that a zip on its way in will belong to, as things stand while the zip is made."""
+
+    id: str
+    version: str
+    major: int
+    is_new: bool
+    training_number: int | None = None
+    comment: str = ""
+
+
+def plan_upload(db: sqlite3.Connection, project: Project, comment: str) -> PlannedModel:
+    """A model of its own, with the next major."""
+    major = next_major(db, project)
+    return PlannedModel(id=str(uuid4()), version=f"{major}.0", major=major, is_new=True, comment=comment)
+
+
+def plan_of_training(db: sqlite3.Connection, project: Project, number: int) -> PlannedModel:
+    """The last best of a training; a training that reported none, but has a model to keep, gets a version for it.
+
+    Raises:
+        NotFound: There is no such training.
+    """
+    if not db.execute(
+        "SELECT 1 FROM trainings WHERE project_id = ? AND number = ?", (project.number, number)
+    ).fetchone():
+        raise NotFound(f"{project.resource} has no training {number}")
+    latest = latest_of_training(db, project, number)
+    if latest is not None:
+        return _planned(latest)
+    return PlannedModel(
+        id=str(uuid4()),
+        version=f"{number}.{_next_minor(db, project, number)}",
+        major=number,
+        is_new=True,
+        training_number=number,
+        comment=f"training {number}",
+    )
+
+
+def plan_format(db: sqlite3.Connection, project: Project, model_id: str) -> PlannedModel:
+    """A model that is there, in another format.
+
+    Raises:
+        NotFound: There is no such model.
+    """
+    return _planned(find_model(db, project, model_id))
+
+
+def _planned(row: sqlite3.Row) -> PlannedModel:
+    return PlannedModel(id=row["id"], version=version_of(row), major=row["major"], is_new=False)
+
+
 def stage_model(
     upload: Path,
     project: Project,
-    model: sqlite3.Row,
+    planned: PlannedModel,
     model_format: str,
     files: Sequence[tuple[str, Path]],
     *,
@@ -191,14 +249,41 @@ def stage_model(
         "host": host,
         "organization": project.organization,
         "project": project.project,
-        "version": version_of(model),
-        "id": model["id"],
+        "version": planned.version,
+        "id": planned.id,
         "format": model_format,
     }
     with no_room_is_storage_full():
         make_zip(files, staged, known, max_bytes=max_bytes)
         sync_files([staged])
     return staged
+
+
+def keep_model(
+    folders: Folders, db: sqlite3.Connection, project: Project, planned: PlannedModel, model_format: str, staged: Path
+) -> bool:
+    """Place a zip and write its records. Within one transaction.
+
+    Returns:
+        False, and nothing is kept, when the planned version was taken meanwhile.
+
+    Raises:
+        Conflict: The model is there in this format already; its id is the detail.
+        NotFound: The model has gone meanwhile.
+    """
+    if planned.is_new:
+        if planned.version != f"{planned.major}.{_next_minor(db, project, planned.major)}":
+            return False
+        create_model(
+            db,
+            project,
+            major=planned.major,
+            comment=planned.comment,
+            model_id=planned.id,
+            training_number=planned.training_number,
+        )
+    add_file(folders, db, project, planned.id, model_format, staged)
+    return True
 
 
 def add_file(

@@ -60,7 +60,8 @@ CREATE TABLE images (
     height INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL,
     tags_json TEXT NOT NULL,
-    annotations_json TEXT NOT NULL
+    annotations_json TEXT NOT NULL,
+    novelty_score INTEGER                      -- what an outside program said of it
 ) STRICT;
 CREATE INDEX images_by_state ON images (project_id, state, number);
 

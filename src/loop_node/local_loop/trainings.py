@@ -19,6 +19,7 @@ from .models import create_model, latest_of_training, list_models, version_of
 from .projects import Project, find_project, now
 
 __all__ = [
+    "accept",
     "begin",
     "charts",
     "describe",
@@ -74,6 +75,14 @@ def begin(
         ),
     )
     return find_training(db, project, number)
+
+
+def accept(db: sqlite3.Connection, project: Project, number: int) -> None:
+    """Write down that the trainer has taken a training; what it has reported meanwhile stays."""
+    db.execute(
+        "UPDATE trainings SET state = 'accepted' WHERE project_id = ? AND number = ? AND state = 'requested'",
+        (project.number, number),
+    )
 
 
 def find_training(db: sqlite3.Connection, project: Project, number: int) -> sqlite3.Row:

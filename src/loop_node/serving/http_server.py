@@ -27,11 +27,12 @@ from hypercorn.utils import wrap_app
 
 from loop_node.errors import SettingsError
 from loop_node.socketio.hosting import HOSTED_APP_QUEUE_SIZE
+from loop_node.socketio.server import SocketIoServer
 
 from .connection import Connection
 from .http11 import Http11Connection, path_of
 
-__all__ = ["HttpLimits", "open_listeners", "serve_http"]
+__all__ = ["HttpLimits", "listening_url", "open_listeners", "serve_http", "serve_node"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,33 @@ async def serve_http(
         finally:
             server.abort_all()  # hypercorn's writes are shielded: only a closed socket ends them
             connections.cancel_scope.cancel()
+
+
+async def serve_node(
+    app: AsgiApp,
+    socketio: SocketIoServer,
+    listeners: list[trio.SocketListener],
+    *,
+    stop: trio.Event,
+    limits: HttpLimits,
+    ready: Callable[[], None],
+) -> None:
+    """As `serve_http`; the Socket.IO peers are parted from once what they asked is answered."""
+
+    async def part_from_peers() -> None:
+        await stop.wait()
+        await socketio.finish()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(part_from_peers)
+        await serve_http(app, listeners, stop=stop, limits=limits, ready=ready)
+        nursery.cancel_scope.cancel()
+
+
+def listening_url(listeners: list[trio.SocketListener]) -> str:
+    """Where the first of them listens."""
+    host, port = listeners[0].socket.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server:

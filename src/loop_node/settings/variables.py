@@ -237,7 +237,11 @@ class Settings:
         "MAX_IMAGE_PIXELS", whole_number(1, 2**40), "Pixels of one image; more are refused", default=100_000_000
     )
     max_body_bytes: int = _variable(
-        "MAX_BODY_BYTES", whole_number(1024, 2**40), "Bytes of one request; more are refused", default=64 * 1024 * 1024
+        "MAX_BODY_BYTES",
+        whole_number(1024, 2**40),
+        "Bytes of one request; more are refused",
+        default=64 * 1024 * 1024,
+        by_verb={"loop": 512 * 1024 * 1024},
     )
     max_connections: int = _variable(
         "MAX_CONNECTIONS", whole_number(1, 100_000), "Connections open at once", default=256

@@ -1,0 +1,101 @@
+"""What the doors of the Learning Loop share: who asks, JSON and forms that came in, and how an endpoint is guarded."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from attrs import evolve, frozen
+from quart import Response, request
+
+from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError
+from loop_node.schemas.wire import structure
+from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
+from loop_node.serving.uploads import read_body, split_multipart
+
+from .accounts import Accounts
+
+__all__ = ["Guard", "client_address", "read_form", "read_json", "required", "server_address"]
+
+T = TypeVar("T")
+
+_HOST: Final = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
+
+
+@frozen
+class Guard:
+    """Lets nobody in without a session."""
+
+    accounts: Accounts
+
+    def __call__(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, behind a login where it says that it needs one."""
+        if not endpoint.has_login:
+            return endpoint
+        return evolve(endpoint, handle=self._guarded(endpoint.handle), faults=sorted({401, *endpoint.faults}))
+
+    def _guarded(self, handle: Handle) -> Handle:
+        async def guarded(**parts: str) -> Response:
+            if self.accounts.user_of(request.cookies.get(SESSION_COOKIE)) is None:
+                raise LoginNeeded("a login is needed: POST /api/login, and send its cookie along")
+            return await handle(**parts)
+
+        return guarded
+
+
+async def read_json(kind: type[T]) -> T:
+    """The body as an instance of `kind`.
+
+    Raises:
+        Malformed: No JSON.
+        SchemaError: Other fields than `kind` has.
+    """
+    body = await read_body(request)
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the body must be JSON: {error}") from None
+    return structure(kind, value)
+
+
+async def read_form() -> Mapping[str, str]:
+    """The fields of a small form, in either of the two ways in which forms come.
+
+    Raises:
+        Malformed: Neither of them.
+    """
+    body = await read_body(request)
+    if request.mimetype == "multipart/form-data":
+        try:
+            parts = split_multipart(body, request.mimetype_params.get("boundary", ""))
+            return {part.name: part.data.decode() for part in parts}
+        except (InputError, UnicodeDecodeError) as error:
+            raise Malformed(str(error)) from None
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+    except ValueError as error:
+        raise Malformed(f"the body must be a form: {error}") from None
+
+
+def required(form: Mapping[str, str], *names: str) -> Sequence[str]:
+    """These fields of a form.
+
+    Raises:
+        SchemaError: One of them is missing.
+    """
+    missing = [f"{name}: is missing" for name in names if name not in form]
+    if missing:
+        raise SchemaError(missing)
+    return [form[name] for name in names]
+
+
+def client_address() -> str:
+    """Who asks, as far as can be told."""
+    return request.remote_addr or "?"
+
+
+def server_address() -> str:
+    """How the client calls us, as models say where they come from."""
+    host: Any = request.headers.get("Host", "")
+    return f"{request.scheme}://{host}" if _HOST.fullmatch(host) else ""
