@@ -244,7 +244,7 @@ def stage_model(
     Raises:
         InputError, StorageFull: See `make_zip`.
     """
-    staged = upload / "model.zip"
+    staged = upload / f"{planned.id}.zip"
     known = {
         "host": host,
         "organization": project.organization,
