@@ -24,6 +24,11 @@ class FileBody(ResponseBody):
         self._file = file
         self._left_bytes = size_bytes
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the file has been let go."""
+        return self._file.closed
+
     def close(self) -> None:
         """Close the file; again is fine."""
         self._file.close()
