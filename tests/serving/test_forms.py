@@ -195,7 +195,7 @@ async def test_a_client_that_leaves_leaves_nothing(serve: Any, tmp_path: Path) -
         async with await served.connect() as stream:
             await stream.send_all(head + bytes(2 * MIB))
             await arrived.wait()
-            assert names_below(tmp_path)[0].startswith(RECEIVED_PREFIX)
+            assert names_below(tmp_path)[-1].startswith(RECEIVED_PREFIX)
         with trio.fail_after(10):
             await gone.wait()
     assert names_below(tmp_path) == []
