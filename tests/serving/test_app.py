@@ -8,7 +8,21 @@ import pytest
 from openapi_spec_validator import validate
 from quart import Response, request
 
-from loop_node.errors import ImageError, ModelError, NoModel, TooLarge
+from loop_node.errors import (
+    Conflict,
+    ImageError,
+    InputError,
+    LoginNeeded,
+    Malformed,
+    ModelError,
+    NoModel,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    SchemaError,
+    StorageFull,
+    TooLarge,
+)
 from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.status import AboutResponse
 from loop_node.serving.app import create_app, json_answer, text_answer
@@ -22,11 +36,25 @@ ERRORS = {
     "none": NoModel("no model yet", retry_after_s=7),
     "model": ModelError("device lost"),
     "bug": ZeroDivisionError("secret detail"),
+    "login": LoginNeeded("log in"),
+    "missing": NotFound("no model 'x'"),
+    "conflict": Conflict("it runs"),
+    "object": Conflict("it is there", detail={"id": "17"}),
+    "malformed": Malformed("half a form"),
+    "input": InputError("no such field"),
+    "schema": SchemaError(["a: missing", "b: no number"]),
+    "often": RateLimited("too often", retry_after_s=7),
+    "full": StorageFull("no room", retry_after_s=7),
+    "line": Overloaded("a line", retry_after_s=7),
 }
 
 
 async def raise_it() -> Response:
     raise ERRORS[request.args["what"]]
+
+
+async def name_parts(organization: str, number: int) -> Response:
+    return json_answer([organization, number])
 
 
 async def echo() -> Response:
@@ -35,6 +63,7 @@ async def echo() -> Response:
 
 ENDPOINTS = [
     Endpoint(method="GET", path="/raise", handle=raise_it, summary="Fail.", answer=ImageMetadata, faults=(422, 503)),
+    Endpoint(method="GET", path="/<organization>/models/<int:number>", handle=name_parts, summary="Name."),
     Endpoint(
         method="POST",
         path="/echo",
@@ -61,14 +90,33 @@ def app_of(health: Health | None = None, failing: list[str] | None = None) -> An
         ("none", 503, "no model yet"),
         ("model", 500, "device lost"),
         ("bug", 500, "Internal Server Error"),
+        ("login", 401, "log in"),
+        ("missing", 404, "no model 'x'"),
+        ("conflict", 409, "it runs"),
+        ("object", 409, {"id": "17"}),
+        ("malformed", 400, "half a form"),
+        ("input", 422, "no such field"),
+        ("schema", 422, "a: missing; b: no number"),
+        ("often", 429, "too often"),
+        ("full", 507, "no room"),
+        ("line", 503, "a line"),
     ],
 )
-async def test_errors_have_one_shape(serve: Any, what: str, status: int, detail: str) -> None:
+async def test_errors_have_one_shape(serve: Any, what: str, status: int, detail: Any) -> None:
     """`{"detail": ...}`, with the status of whose fault it is; nothing of a bug's inside."""
     async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
         answer = await client.get("/raise", params={"what": what})
     assert (answer.status_code, answer.json()) == (status, {"detail": detail})
-    assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+    assert answer.headers.get("Retry-After") == ("7" if status in (429, 503, 507) else None)
+
+
+async def test_parts_of_the_path_reach_the_handler(serve: Any) -> None:
+    """As text unless the path says otherwise, decoded; what does not fit is another path."""
+    async with serve(app_of()) as served, httpx.AsyncClient(base_url=served.url) as client:
+        assert (await client.get("/zauber%20zeug/models/17")).json() == ["zauber zeug", 17]
+        assert (await client.get("/zauberzeug/models/x")).status_code == 404
+        document = (await client.get("/openapi.json")).json()
+    assert "/{organization}/models/{number}" in document["paths"]
 
 
 async def test_unknown_paths_and_methods(serve: Any) -> None:

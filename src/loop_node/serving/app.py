@@ -8,7 +8,7 @@ import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from loop_node import logs
 from loop_node.errors import (
@@ -29,6 +29,7 @@ from loop_node.socketio.server import SocketIoServer
 from loop_node.supervision import Health
 
 from . import openapi
+from .bodies import BoundedHttpConnection, BoundedRequest, set_body_limit
 from .openapi import Endpoint, Handle
 from .uploads import BodyBudget, read_body
 
@@ -82,11 +83,13 @@ def create_app(
         endpoints: The node's own endpoints.
         health: What the supervisor knows of the node's tasks.
         not_ready: One line per reason why this node cannot do its work yet; none means ready.
-        max_body_bytes: Larger request bodies are answered with 413.
+        max_body_bytes: Larger request bodies are answered with 413, unless their endpoint has a bound of its own.
         allowed_origins: Web pages of other origins that may call the endpoints from a browser; `*` for all.
         socketio: To be mounted where clients of Learning Loop nodes look for it.
     """
     app = QuartTrio("loop_node", static_folder=None, template_folder=None)
+    app.asgi_http_class = BoundedHttpConnection
+    app.request_class = BoundedRequest
     app.config.update(
         MAX_CONTENT_LENGTH=max_body_bytes,
         MAX_BODY_BYTES=max_body_bytes,
@@ -96,7 +99,10 @@ def create_app(
     table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
     budget = BodyBudget(_BODIES_AT_ONCE * max_body_bytes, max_body_bytes)
     for endpoint in [*table, *openapi.pages(title, table)]:
-        handle = _within(budget, endpoint.handle)
+        if endpoint.max_body_bytes is None:
+            handle = _within(budget, endpoint.handle)
+        else:
+            handle = _streamed(endpoint.max_body_bytes, endpoint.handle)
         app.add_url_rule(endpoint.path, f"{endpoint.method} {endpoint.path}", handle, methods=[endpoint.method])
     if socketio is not None:
         app.config["MAX_CONTENT_LENGTH"] = socketio.max_body_bytes  # as base64 a message is larger
@@ -117,6 +123,22 @@ def _within(budget: BodyBudget, handle: Handle) -> Handle:
             raise TooLarge(f"the body is larger than {budget.largest_bytes} bytes")
         with budget.take(None if "Transfer-Encoding" in request.headers else length or 0):
             return await handle(**parts)
+
+    return bounded
+
+
+def _streamed(max_bytes: int, handle: Handle) -> Handle:
+    """Outside of the budget: a body that is iterated takes about a megabyte, however large it is."""
+    too_large = f"the body is larger than {max_bytes} bytes"
+
+    async def bounded(**parts: str) -> Response:
+        if (request.content_length or 0) > max_bytes:
+            raise TooLarge(too_large)
+        set_body_limit(request, max_bytes)
+        try:
+            return await handle(**parts)
+        except RequestEntityTooLarge:
+            raise TooLarge(too_large) from None
 
     return bounded
 
