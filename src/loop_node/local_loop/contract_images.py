@@ -14,8 +14,9 @@ from loop_node.schemas.detections import Detections
 from loop_node.schemas.local_loop import ImageState
 from loop_node.schemas.wire import unstructure
 from loop_node.serving.app import json_answer
+from loop_node.serving.file_answers import file_answer
+from loop_node.serving.forms import receive_form
 from loop_node.serving.openapi import Endpoint, Parameter
-from loop_node.serving.streaming import file_answer, receive_form
 
 from .batches import Pair, pair_files
 from .contract_paths import FILES_FORM, OBJECT, PROJECT, get

@@ -11,8 +11,9 @@ from quart import Response, request
 
 from loop_node.errors import NotFound
 from loop_node.serving.app import json_answer
+from loop_node.serving.file_answers import file_answer
+from loop_node.serving.forms import receive_form
 from loop_node.serving.openapi import Endpoint, Parameter
-from loop_node.serving.streaming import file_answer, receive_form
 
 from .contract_paths import FILES_FORM, OBJECT, PROJECT, get
 from .loop import LocalLoop

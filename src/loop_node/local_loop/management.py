@@ -29,8 +29,8 @@ from loop_node.schemas.local_loop import (
 )
 from loop_node.schemas.wire import structure, unstructure
 from loop_node.serving.app import json_answer
+from loop_node.serving.forms import ReceivedForm, receive_form
 from loop_node.serving.openapi import Endpoint
-from loop_node.serving.streaming import ReceivedForm, receive_form
 
 from .coco import CocoFile, read_coco
 from .images import NewImage, add_images, change_annotations, change_state, count_by_state, stage_image
