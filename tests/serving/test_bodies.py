@@ -144,7 +144,7 @@ async def test_a_sender_waits_for_the_reader(serve: Any) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender.run)
             await sender.wait_blocked()
-            assert sender.sent <= 32 * MIB  # what the kernel holds for both ends
+            assert sender.sent < sender.length  # the kernel holds some of it for both ends
             assert AHEAD_BYTES <= bodies[0].buffered_bytes <= HELD_AT_MOST
             go.set()
         await receive_until(stream, str(64 * MIB).encode())

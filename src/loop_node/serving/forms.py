@@ -50,6 +50,12 @@ class ReceivedForm:
     fields: dict[str, list[str]]
 
 
+def _append(path: Path, block: bytearray) -> None:
+    """Opened anew for each block, so that no file is ever left open."""
+    with path.open("ab") as file:
+        file.write(block)
+
+
 @asynccontextmanager
 async def receive_form(
     request: Request,
@@ -58,7 +64,7 @@ async def receive_form(
     max_bytes: int,
     max_files: int = 1000,
     max_field_bytes: int = 1 << 20,
-    append: Callable[[Path, bytearray], None] | None = None,
+    append: Callable[[Path, bytearray], None] = _append,
 ) -> AsyncIterator[ReceivedForm]:
     """Receive a multipart form, or a body that is one file, for the length of the block.
 
@@ -88,7 +94,7 @@ async def receive_form(
     with _full_disk_told():
         own_folder = Path(await trio.to_thread.run_sync(_make_folder, folder))
     try:
-        spool = _Spool(own_folder, max_files, max_field_bytes, append or _append)
+        spool = _Spool(own_folder, max_files, max_field_bytes, append)
         with _full_disk_told():
             async for data in _Pieces(request, max_bytes):
                 for event in reader.feed(data):
@@ -194,12 +200,6 @@ def _text(name: str, data: bytearray) -> str:
 def _make_folder(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.mkdtemp(prefix=RECEIVED_PREFIX, dir=folder)
-
-
-def _append(path: Path, block: bytearray) -> None:
-    """Opened anew for each block, so that no file is ever left open."""
-    with path.open("ab") as file:
-        file.write(block)
 
 
 @contextmanager
