@@ -216,6 +216,18 @@ def ids_by_state(db: sqlite3.Connection, project: Project, states: Sequence[Imag
     return [image_id for (image_id,) in rows]
 
 
+def newest_of_state(
+    db: sqlite3.Connection, project: Project, state: ImageState, *, limit: int, offset: int
+) -> list[str]:
+    """Some of the images in this state, the one that came last first; time grows with `offset`, memory does not."""
+    rows = db.execute(
+        "SELECT id FROM images WHERE number IN (SELECT number FROM images WHERE project_id = ? AND state = ?"
+        " ORDER BY number DESC LIMIT ? OFFSET ?) ORDER BY number DESC",  # the inner one reads the index alone
+        (project.number, state.value, limit, offset),
+    )
+    return [image_id for (image_id,) in rows]
+
+
 def count_by_state(db: sqlite3.Connection, project: Project) -> dict[str, int]:
     """How many images are in each state."""
     found = dict(

@@ -143,6 +143,15 @@ def find_by_version(db: sqlite3.Connection, project: Project, version: str) -> s
     return row
 
 
+def latest_version(db: sqlite3.Connection, project: Project) -> str | None:
+    """The highest version there is."""
+    row = db.execute(
+        "SELECT major, minor FROM models WHERE project_id = ? ORDER BY major DESC, minor DESC LIMIT 1",
+        (project.number,),
+    ).fetchone()
+    return None if row is None else version_of(row)
+
+
 def formats_of(db: sqlite3.Connection, model_id: str) -> list[str]:
     """The formats a model is there in."""
     rows = db.execute("SELECT format FROM model_files WHERE model_id = ? ORDER BY created, format", (model_id,))

@@ -76,6 +76,7 @@ class Endpoint:
         faults: The error statuses of this endpoint.
         max_body_bytes: Of a body that `handle` takes as a stream; None where it is read whole, bounded by the app.
         has_login: Whether it needs the session cookie of a login.
+        is_page: Whether it answers people, with HTML; the description for machines leaves it out.
     """
 
     method: str
@@ -92,11 +93,12 @@ class Endpoint:
     faults: Sequence[int] = ()
     max_body_bytes: int | None = None
     has_login: bool = False
+    is_page: bool = False
 
 
 def pages(title: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
     """The endpoints that describe the others."""
-    document = msgspec.json.encode(_document(title, endpoints))
+    document = msgspec.json.encode(_document(title, [one for one in endpoints if not one.is_page]))
     page = (_PAGE % title).encode()
 
     async def openapi_json() -> Response:
