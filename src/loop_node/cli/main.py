@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from loop_node import logs
+from loop_node.cli.loop_verbs import add_asking_verbs, run_asking_verb
 from loop_node.errors import LoopNodeError, SettingsError
 from loop_node.settings import VERBS, Settings, read_process_settings, settings_text
 
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="a detector with the bundled COCO model, to try things out")
     demo.set_defaults(run=_demo)
     _add_model(demo)
+    loop = verbs.add_parser("loop", help="a Learning Loop for this machine, and what people do with one")
+    loop.set_defaults(run=_loop)
+    add_asking_verbs(loop)
     settings = verbs.add_parser("settings", help="print the settings in force")
     settings.set_defaults(run=_settings)
     settings.add_argument(
@@ -109,6 +113,20 @@ def _demo(options: argparse.Namespace) -> None:
     trio.run(partial(run_detector, _start(options), announce=_invite))
 
 
+def _loop(options: argparse.Namespace) -> None:
+    if options.asks:
+        run_asking_verb(options, _start(options))
+        return
+    from loop_node.local_loop.node import run_loop  # heavy; other verbs start without it
+
+    trio.run(partial(run_loop, _start(options), announce=_invite_to_loop))
+
+
+def _invite_to_loop(url: str) -> None:
+    _say(f"The Learning Loop is at {url} (Ctrl-C ends it)")
+    _say(f"API page:  {url}/docs")
+
+
 def _invite(url: str) -> None:
     photo = resources.files("loop_node") / "bundled" / "photos" / "astronaut.jpg"
     _say(f"A detector with the COCO model is starting at {url} (Ctrl-C ends it)")
@@ -131,7 +149,7 @@ def _start(options: argparse.Namespace) -> Settings:
     )
     for warning in warnings:
         logger.warning("%s", warning)
-    if not options.model:
+    if not getattr(options, "model", None):
         return settings
     return attrs.evolve(settings, model=options.model, sources={**settings.sources, "model": "option --model"})
 

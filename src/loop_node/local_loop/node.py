@@ -11,16 +11,17 @@ Resources outside, supervised tasks inside::
 
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
+from quart import Quart
 
 from loop_node.serving.app import create_app
 from loop_node.serving.http_server import HttpLimits, listening_url, open_listeners, serve_node
 from loop_node.settings import Settings
 from loop_node.socketio import tuning
 from loop_node.socketio.limits import Limits
-from loop_node.socketio.server import open_socketio_server
+from loop_node.socketio.server import SocketIoServer, open_socketio_server
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
 from .contract import contract_endpoints
@@ -94,15 +95,12 @@ async def _serve(settings: Settings, loop: LocalLoop, listeners: list[trio.Socke
         on_disconnect=sockets.let_go,
         error_ack=refused,
     ) as socketio:
-        guard = Guard(loop.accounts)
-        table = [*contract_endpoints(loop), *management_endpoints(loop)]
-        app = create_app(
+        app = loop_app(
             settings.node_name,
-            [*map(guard, table), *page_endpoints(loop)],
-            health=health,
-            not_ready=list,
+            loop,
+            health,
+            socketio,
             max_body_bytes=min(_WHOLE_BODY_BYTES, settings.max_body_bytes),
-            socketio=socketio,
             allowed_origins=settings.cors_allowed_origins,
         )
 
@@ -111,6 +109,28 @@ async def _serve(settings: Settings, loop: LocalLoop, listeners: list[trio.Socke
 
         task = Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL)
         await supervise([task], health=health)
+
+
+def loop_app(
+    name: str,
+    loop: LocalLoop,
+    health: Health,
+    socketio: SocketIoServer,
+    *,
+    max_body_bytes: int,
+    allowed_origins: Collection[str] = (),
+) -> Quart:
+    """The Loop's HTTP side: the contract, the management API, the pages."""
+    table = [*contract_endpoints(loop), *management_endpoints(loop)]
+    return create_app(
+        name,
+        [*map(Guard(loop.accounts), table), *page_endpoints(loop)],
+        health=health,
+        not_ready=list,
+        max_body_bytes=max_body_bytes,
+        socketio=socketio,
+        allowed_origins=allowed_origins,
+    )
 
 
 def is_loopback(host: str) -> bool:
