@@ -25,7 +25,7 @@ class Logic:
     def __init__(self, model: ModelInformation) -> None:
         self.model = model
 
-    def evaluate(self, image: np.ndarray) -> ImageMetadata:  # noqa: ARG002  # upstream's signature
+    def evaluate(self, image: np.ndarray) -> ImageMetadata:
         found = ImageMetadata()
         for category in self.model.categories:
             self.add(found, category)

@@ -53,9 +53,7 @@ class Logic(TrainerLogic):
 
     async def _start_training_from_base_model(self) -> None:
         folder = Path(self.training.training_folder)
-        base = ModelInformation.load_from_disk(str(folder))
-        assert base is None, "upstream renames it"
-        assert (folder / "base_model.json").is_file()
+        assert (folder / "base_model.json").is_file(), "what model.json of the base model has become"
         assert (folder / "model.pt").is_file()
         await self._start_training_from_scratch()
 
@@ -86,8 +84,12 @@ class Logic(TrainerLogic):
         return [Detections(image_id=Path(image).stem, box_detections=[box(model)]) for image in images]
 
     async def _clear_training_data(self, training_folder: str) -> None:
-        for file in Path(training_folder).glob("model.*"):
-            file.unlink()
+        remove_weights(Path(training_folder))
+
+
+def remove_weights(folder: Path) -> None:
+    for file in folder.glob("model.*"):
+        file.unlink()
 
 
 def box(model: ModelInformation) -> BoxDetection:
