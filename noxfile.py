@@ -1,5 +1,7 @@
 """Everything that can be run on the code: `nox` alone is what CI runs, `nox --list` shows the rest."""
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2"
@@ -51,7 +53,7 @@ def tests_on(session: nox.Session) -> None:
 
 def run_suite(session: nox.Session) -> None:
     install(session, "tests")
-    session.run("coverage", "run", "-m", "pytest", "-m", "not node", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-m", "not node and not interop", *session.posargs)
     session.run("coverage", "report", "--fail-under=90" if not session.posargs else "--fail-under=0")
 
 
@@ -71,6 +73,17 @@ def node(session: nox.Session) -> None:
     session.run("npm", "ci", "--no-audit", "--no-fund")
     session.chdir("../../..")
     session.run("pytest", "-m", "node", "tests/socketio")
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """The existing nodes, as published, against our Learning Loop; in an environment of their own, as our pins differ."""
+    install(session, "tests")
+    existing = Path(session.create_tmp()).resolve() / "existing-nodes"
+    session.run("python", "-m", "venv", str(existing))
+    python = str(existing / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", "learning-loop-node==0.27.0", external=True)
+    session.run("pytest", "-m", "interop", "tests/interop", *session.posargs, env={"INTEROP_PYTHON": python})
 
 
 @nox.session
