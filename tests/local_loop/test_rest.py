@@ -144,7 +144,7 @@ async def test_a_batch_as_the_outbox_sends_it(served: Served, client: httpx.Asyn
     assert records[0]["tags"] == [{"id": "uncertain", "name": "uncertain"}]
     answer = await client.get(f"{P}/images/{ids[0]}/main")
     assert (answer.content, answer.headers["content-type"]) == (image, "image/jpeg")
-    assert (await client.get(records[0]["thumbnail"].join(["/api", ""]))).content[:2] == b"\xff\xd8"
+    assert (await client.get(f"/api{records[0]['thumbnail']}")).content[:2] == b"\xff\xd8"
     by_model = {"ids": ids[0], "model_version": "2.0"}
     assert (await client.get(f"{P}/images", params=by_model)).json()["images"][0]["box_detections"] == []
 
@@ -202,7 +202,7 @@ async def test_the_walk_of_a_model_through_formats(served: Served, client: httpx
     again = await client.put(f"{P}/models/{model_id}/format_b/file", files=loose)
     assert detail(again, 409) == {"id": model_id}
     answer = await served.stranger.get(f"{P}/models/{model_id}/format_b/file")
-    assert answer.headers["content-disposition"].endswith('filename="model_1.0_format_b.zip"')
+    assert answer.headers["content-disposition"].endswith(f'filename="{model_id}_1.0_format_b.zip"')
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert json.loads(archive.read("model.json"))["resolution"] == 1
         assert archive.read("weights.bin") == b"y"

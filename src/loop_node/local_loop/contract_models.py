@@ -123,7 +123,7 @@ class _Rest:
             return self.loop.folders.model(found.number, model_id, model_format), version_of(row)
 
         file, version = await self.loop.database.read(look)
-        name = f"model_{version}_{model_format}.zip"
+        name = f"{model_id}_{version}_{model_format}.zip"  # nodes make a folder of it, shared by those of a machine
         return await file_answer(file, content_type="application/zip", filename=name)
 
     async def upload_model(self, organization: str, project: str, model_format: str) -> Response:

@@ -17,6 +17,7 @@ class NodeKind(StrEnum):
     DETECTOR = "detector"
     TRAINER = "trainer"
     ANNOTATOR = "annotator"
+    OTHER = "node"
 
 
 def put_node(

@@ -8,15 +8,13 @@ import re
 from collections.abc import Awaitable, Callable
 from sqlite3 import Connection
 from typing import Final, Protocol
-from urllib.parse import parse_qs
 
 from attrs import frozen
 from quart import Response, request
 
-from loop_node.errors import InputError, LoginNeeded, Malformed, NotFound, RateLimited
+from loop_node.errors import InputError, LoginNeeded, NotFound, RateLimited
 from loop_node.schemas.local_loop import ImageState
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
-from loop_node.serving.uploads import read_body
 
 from .accounts import SESSION_S, Accounts
 from .database import Database
@@ -35,12 +33,12 @@ from .rendering import (
     render_overview,
     render_project,
 )
+from .requests import client_address, read_form
 from .trainings import list_trainings
 
 __all__ = ["IMAGES_PER_PAGE", "PageLoop", "page_endpoints"]
 
 IMAGES_PER_PAGE: Final = 60
-_MAX_FIELDS: Final = 10
 _PAGE: Final = re.compile(r"[0-9]{1,9}")
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; form-action 'self'",
@@ -143,8 +141,9 @@ class _Pages:
 
     async def log_in(self) -> Response:
         try:
-            name, password = await _read_credentials()
-            token = await self.loop.accounts.log_in(name, password, request.remote_addr or "")
+            form = await read_form()
+            name, password = form.get("username", ""), form.get("password", "")
+            token = await self.loop.accounts.log_in(name, password, client_address())
         except LoginNeeded as error:
             return _html(render_login(f"{error}."), 401)
         except RateLimited as error:
@@ -197,16 +196,6 @@ def _page_number() -> int:
     if not _PAGE.fullmatch(said) or not int(said):
         raise InputError(f"page: a number from 1 on is needed, not {said[:40]!r}")
     return int(said)
-
-
-async def _read_credentials() -> tuple[str, str]:
-    """User name and password of the form (URL Standard, section 5.1)."""
-    body = await read_body(request)
-    try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
-    except ValueError as error:
-        raise Malformed("the body is no form with `username` and `password`") from error
-    return fields.get("username", [""])[0], fields.get("password", [""])[0]
 
 
 def _html(text: str, status: int = 200) -> Response:

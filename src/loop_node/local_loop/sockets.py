@@ -36,6 +36,7 @@ _KINDS: Final[Mapping[str, NodeKind]] = {
     "trainer": NodeKind.TRAINER,
     "annotation_node": NodeKind.ANNOTATOR,
     "detector": NodeKind.DETECTOR,
+    "node": NodeKind.OTHER,
 }
 
 
