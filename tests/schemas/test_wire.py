@@ -10,6 +10,7 @@ from loop_node.errors import SchemaError
 from loop_node.schemas import annotation, detections, models, status, training, wire
 from loop_node.schemas.detections import BoxDetection, ImageMetadata, Point, SegmentationDetection, Shape
 from loop_node.schemas.models import CategoryType
+from loop_node.schemas.status import SocketResponse
 
 CLASSES = [
     kind
@@ -192,3 +193,9 @@ def test_every_class_takes_keyword_arguments_only(kind: type) -> None:
     """Field order is the wire's business, not the implementer's."""
     with pytest.raises(TypeError, match="positional"):
         kind("x")
+
+
+def test_true_and_false_stay_what_they_are() -> None:
+    """To Python they are integers, to whoever reads JSON they are not."""
+    sent = wire.unstructure(SocketResponse(success=True))
+    assert sent["success"] is True

@@ -442,7 +442,7 @@ def _say(line: str) -> None:
 def _progress(length: int, label: str) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, nothing where that is no terminal; 0 is a length that is learned on the way."""
     if not sys.stderr.isatty():
-        yield lambda *_steps: None
+        yield lambda *_steps, **_named: None
         return
     with click.progressbar(length=max(length, 1), label=label, file=sys.stderr) as bar:
 

@@ -115,7 +115,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _loop(options: argparse.Namespace) -> None:
     if options.asks:
-        run_asking_verb(options, _start(options))
+        settings = _start(options)
+        logging.getLogger("loop_node").setLevel(logging.CRITICAL)  # what is wrong is this verb's answer, said once
+        run_asking_verb(options, settings)
         return
     from loop_node.local_loop.node import run_loop  # heavy; other verbs start without it
 

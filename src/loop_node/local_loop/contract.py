@@ -22,7 +22,7 @@ from .generator import generate_project
 from .loop import LocalLoop
 from .nodes import NodeKind, put_node
 from .projects import Project, list_projects
-from .requests import client_address, read_form, read_json, required
+from .requests import client_address, read_form, read_json, required, server_address
 
 __all__ = ["contract_endpoints"]
 
@@ -119,7 +119,7 @@ class _Rest:
 
     async def generate(self, organization: str) -> Response:
         order = await read_json(GeneratorOrder)
-        return json_answer(_project(await generate_project(self.loop, organization, order)))
+        return json_answer(_project(await generate_project(self.loop, organization, order, host=server_address())))
 
     # detectors
 

@@ -77,7 +77,7 @@ async def serve_loop(settings: Settings, stop: trio.Event, *, announce: Callable
         ) as loop,
     ):
         if settings.local_loop_demo:
-            await fill_with_demo(loop)
+            await fill_with_demo(loop, host=listening_url(listeners))
         announce(listening_url(listeners))
         await _serve(settings, loop, listeners, stop)
 

@@ -20,6 +20,7 @@ __all__ = ["Guard", "client_address", "read_form", "read_json", "required", "ser
 
 T = TypeVar("T")
 
+_MAX_FIELDS: Final = 20
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
@@ -73,7 +74,7 @@ async def read_form() -> Mapping[str, str]:
         except (InputError, UnicodeDecodeError) as error:
             raise Malformed(str(error)) from None
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS))
     except ValueError as error:
         raise Malformed(f"the body must be a form: {error}") from None
 

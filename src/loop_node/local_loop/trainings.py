@@ -167,7 +167,9 @@ def note_report(db: sqlite3.Connection, organization: str, project_id: str, repo
             base_model=row["base_model"],
             confusion_matrix=report.confusion_matrix,
         )
-    db.execute("UPDATE trainings SET state = 'running' WHERE id = ? AND state IN ('requested', 'accepted')", (row["id"],))
+    db.execute(
+        "UPDATE trainings SET state = 'running' WHERE id = ? AND state IN ('requested', 'accepted')", (row["id"],)
+    )
     db.execute(
         "INSERT INTO metrics (project_id, training_number, received, model_id, report_json) VALUES (?, ?, ?, ?, ?)",
         (project.number, number, now(), model["id"] if model else None, said),

@@ -131,6 +131,7 @@ _converter.register_structure_hook_func(_is_bounded, _bounded)
 # a logic's numbers are often numpy's, which JSON encoders refuse
 _converter.register_unstructure_hook(float, float)
 _converter.register_unstructure_hook(int, int)
+_converter.register_unstructure_hook(bool, bool)  # or it would be a number, being an int to Python
 
 _converter.register_unstructure_hook(Shape | str, _as_points)
 
