@@ -173,11 +173,13 @@ class LoopRefused(LoopError):
     Attributes:
         status: The HTTP status.
         excerpt: The beginning of the body, for the log.
+        kind: "login" where the user name or the password was refused; see `loop.faults`.
     """
 
-    def __init__(self, status: int, excerpt: str) -> None:
+    def __init__(self, status: int, excerpt: str, *, kind: str = "") -> None:
         self.status = status
         self.excerpt = excerpt
+        self.kind = kind
         super().__init__(f"the Learning Loop answered {status}: {excerpt}")
 
 
