@@ -14,7 +14,8 @@ Invariants:
 
 1. A record is written after its file is on disk whole (file and folders fsynced), and removed before its file.
 2. An image's file below `projects` that has no record has a second name in `incoming`, `<number>-<id>.jpg`, until its record
-   is written; a model's file that has no record is found by comparing few files with few records.
+   is written; a model's file that has no record is found by comparing few files with few records. A project that is made
+   together with its images has no number before: there the folder goes as a whole, and the second names begin with 0.
 
 So a start after a kill finds every record's file, and removes what has no record without reading the whole folder.
 """

@@ -198,7 +198,9 @@ def _put_detections(db: sqlite3.Connection, image_id: str, by_model: dict[str, d
 
 
 def _keep_thumbnail(file: Path, thumbnail: bytes) -> None:
-    """Not durable, and not there on a full disk: it can be made anew."""
+    """Not durable, and not there on a full disk, or where none came: it can be made anew."""
+    if not thumbnail:
+        return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(thumbnail)

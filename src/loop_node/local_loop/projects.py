@@ -71,9 +71,21 @@ def check_name(what: str, name: str) -> None:
 
 
 def create_project(
-    db: sqlite3.Connection, organization: str, project: str, categories: Sequence[NewCategory]
+    db: sqlite3.Connection,
+    organization: str,
+    project: str,
+    categories: Sequence[NewCategory],
+    *,
+    name: str | None = None,
 ) -> Project:
     """Make a project.
+
+    Args:
+        db: The store's.
+        organization: Whose project it is to be.
+        project: Its id, as it stands in paths.
+        categories: In their order.
+        name: How people call it; None for its id.
 
     Raises:
         InputError: A name that cannot be used, or a category twice.
@@ -82,13 +94,13 @@ def create_project(
     check_name("organization", organization)
     check_name("project", project)
     names = [category.name for category in categories]
-    for name in names:
-        if not name or not name.isprintable() or names.count(name) > 1:
-            raise InputError(f"categories: names must be there and differ, see {name[:40]!r}")
+    for one in names:
+        if not one or not one.isprintable() or names.count(one) > 1:
+            raise InputError(f"categories: names must be there and differ, see {one[:40]!r}")
     try:
         created = db.execute(
             "INSERT INTO projects (organization, project, name, created) VALUES (?, ?, ?, ?)",
-            (organization, project, project, now()),
+            (organization, project, name or project, now()),
         )
         db.executemany(
             "INSERT INTO categories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -46,6 +46,7 @@ def begin(
     model_variant: str,
     base_model: str | None,
     hyperparameters: dict[str, Any],
+    training_id: str | None = None,
 ) -> sqlite3.Row:
     """Write down a training that a trainer is about to be asked for.
 
@@ -61,7 +62,7 @@ def begin(
         (
             project.number,
             number,
-            str(uuid4()),
+            training_id or str(uuid4()),
             trainer_id,
             trainer_name,
             model_variant,
