@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--kib", type=int, default=195)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "DATA_FOLDER": folder, "NODE_PORT": "0", "NODE_HOST": "127.0.0.1"}
         command = [sys.executable, "-m", "loop_node", "loop"]
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -86,7 +86,7 @@ async def test_a_detector_follows_the_loop_and_uploads(loop: Any, existing: Any,
     assert listed["name"] == "foreign detector"
     assert (listed["organization"], listed["project"]) == ("zauberzeug", loop.project)
     assert listed["status"]["node_version"] == "7.8"
-    assert await node.stop() == 0
+    await node.stop()
 
 
 async def trained(loop: Any, until: Any, **order: Any) -> dict[str, Any]:
@@ -146,7 +146,7 @@ async def test_a_trainer_trains(loop: Any, existing: Any, until: Any) -> None:
     assert again["training_number"] == training["training_number"] + 1
     assert again["base_model_id"] == model["id"]
     assert len(again["models"]) == 1
-    assert await node.stop() == 0
+    await node.stop()
 
 
 async def test_an_annotator_answers(loop: Any, existing: Any, until: Any) -> None:
@@ -173,10 +173,12 @@ async def test_an_annotator_answers(loop: Any, existing: Any, until: Any) -> Non
     moved = await tell("mouse_move")
     assert moved["success"]
     assert "5,6 25,6 5,26" in moved["payload"]
-    assert (await loop.images("annotate"))[0]["segmentation_annotations"] == []
+    before = (await loop.images("annotate"))[0]["segmentation_annotations"]
+    assert before == image["segmentation_annotations"]
 
     assert 'data-inputs="2"' in (await tell("left_mouse_up"))["payload"]
-    (annotation,) = (await loop.images("annotate"))[0]["segmentation_annotations"]
+    after = (await loop.images("annotate"))[0]["segmentation_annotations"]
+    (annotation,) = [one for one in after if one not in before]
     assert annotation["shape"] == OUTLINE
     assert (annotation["category_id"], annotation["image_id"]) == (category["id"], image["id"])
 
@@ -184,7 +186,7 @@ async def test_an_annotator_answers(loop: Any, existing: Any, until: Any) -> Non
     assert 'data-inputs="1"' in (await tell("mouse_move"))["payload"]
     left = await loop.ask("POST", f"/api/local/nodes/{annotator['id']}/user_logout", json={"frontend_id": "somebody"})
     assert left["success"]
-    assert await node.stop() == 0
+    await node.stop()
 
 
 async def test_nodes_come_back_to_a_loop_that_was_restarted(loop: Any, existing: Any, nodes: Any, until: Any) -> None:
@@ -197,4 +199,4 @@ async def test_nodes_come_back_to_a_loop_that_was_restarted(loop: Any, existing:
     await loop.log_in()
     (after,) = await until(lambda: loop.nodes("trainer"), "the trainer again")
     assert after["id"] == before["id"]
-    assert await trainer.stop() == 0
+    await trainer.stop()

@@ -60,7 +60,7 @@ class Store:
 @asynccontextmanager
 async def open_store(root: Path) -> AsyncIterator[Store]:
     folders = Folders(root)
-    root.mkdir(exist_ok=True)  # noqa: ASYNC240  # a test may wait
+    root.mkdir(exist_ok=True)  # a test may wait
     async with open_database(folders.database) as database:
         await database.write(lambda db: recover(folders, db))
         yield Store(database, folders)

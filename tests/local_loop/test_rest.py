@@ -526,3 +526,21 @@ async def test_a_project_is_deleted_with_its_images(served: Served, client: http
     assert len(list(served.loop.folders.kept_images("org", "proj").iterdir())) == 1
     assert (await client.post("/api/local/projects", json=order)).status_code == 200
     assert (await client.delete(L)).status_code == 200
+
+
+async def test_a_synthetic_project_is_made_to_order(served: Served) -> None:
+    """The same each time; usable when it is answered; a name that is taken is a conflict."""
+    order = {"project_name": "Made_Up", "inbox": 1, "complete": 2, "box_categories": 2, "trainings": 1, "thumbs": False}
+    more = {"image_style": "plain", "box_annotations": 2, "box_detections": 1, "tags": 1, "point_categories": 1}
+    made = (await served.client.post("/api/org/projects/generator", json=order | more)).json()
+    assert (made["project_id"], made["name"]) == ("made_up", "Made_Up")
+    project = "/api/org/projects/made_up"
+    ids = (await served.client.get(f"{project}/data", params={"state": "complete"})).json()["image_ids"]
+    records = (await served.client.get(f"{project}/images", params={"ids": ",".join(ids)})).json()["images"]
+    assert [len(record["box_annotations"]) for record in records] == [2, 2]
+    (model,) = (await served.client.get(f"{project}/models?format=mocked")).json()["models"]
+    assert model["version"] == "1.0"
+    detail(await served.client.post("/api/org/projects/generator", json=order), 409)
+    for wrong in ({"inbox": 1}, {"project_name": "x", "inbox": -1}, {"project_name": "x", "image_style": "ugly"}):
+        detail(await served.client.post("/api/org/projects/generator", json=wrong), 422)
+    assert (await served.client.delete(project, params={"keep_images": "true"})).status_code == 200

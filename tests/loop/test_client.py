@@ -312,7 +312,9 @@ async def test_no_secret_reaches_the_log(serve, client_of):
     assert "out of reach (login)" in stream.getvalue()
     for secret in ("hunter2", "session=", "s9"):
         assert secret not in stream.getvalue()
-    assert "hunter2" not in repr(LoopAccess(url="http://x", username="u", password="hunter2-secret"))  # noqa: S106  # the test is about it
+    assert "hunter2" not in repr(
+        LoopAccess(url="http://x", username="u", password="hunter2-secret")
+    )  # the test is about it
 
 
 async def test_settings_that_cannot_be_used(tmp_path, monkeypatch):

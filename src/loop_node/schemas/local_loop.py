@@ -166,7 +166,8 @@ Few = Annotated[int, Within(0, 10_000)]
 class GeneratorOrder:
     """A synthetic project: how many images in each state, categories of each type, trainings with a model each.
 
-    `box_detections` and `box_annotations` are numbers per image, `tags` and `thumbs` of the project's images.
+    `box_detections` and `box_annotations` are numbers per image, `tags` of the project's images; `thumbs` changes nothing:
+    thumbnails are made when they are looked at.
     """
 
     project_name: str
@@ -182,5 +183,5 @@ class GeneratorOrder:
     trainings: Annotated[int, Within(0, 100)] = 0
     box_detections: Annotated[int, Within(0, 100)] = 0
     box_annotations: Annotated[int, Within(0, 100)] = 0
-    thumbs: bool | int = True
+    thumbs: Any = True
     tags: Annotated[int, Within(0, 100)] = 0
