@@ -53,3 +53,23 @@ def test_every_endpoint_is_listed() -> None:
     endpoints = detector_endpoints(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState())
     for endpoint in endpoints:
         assert f"`{endpoint.method} {endpoint.path}`" in README
+
+
+def test_the_management_api_is_listed() -> None:
+    """Each of its paths, as README abbreviates them."""
+    from loop_node.local_loop.management import management_endpoints  # slow
+
+    class AnyLoop:
+        max_batch_bytes = 1
+
+    for endpoint in management_endpoints(AnyLoop()):  # type: ignore[arg-type]  # the table asks for no more
+        *_, last = endpoint.path.split("/")
+        assert endpoint.method in README
+        assert re.search(rf"{last.split(':')[-1].strip('<>')}\b|/{{p}}`|/{{n}}`", README), endpoint.path
+
+
+def test_the_loops_verbs_are_listed() -> None:
+    """All of them."""
+    from loop_node.cli.loop_verbs import ASKING_VERBS
+
+    assert all(f"`{verb}`" in README for verb in ASKING_VERBS)
