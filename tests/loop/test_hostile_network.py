@@ -271,6 +271,22 @@ async def test_a_trusted_authority_of_ones_own(serve, client_of, authority):
     assert server.requests[1].headers["cookie"] == "s=1"
 
 
+async def test_whom_the_system_trusts(serve, client_of, authority, usual_authority):
+    """SSL_CERT_FILE is honoured, and LOOP_SSL_CERT_PATH adds to it."""
+    server = await serve(lambda _: reply(200, {}), usual_authority.issue_cert("127.0.0.1"))
+    for ca_file in (None, authority.path):
+        async with client_of(server, scheme="https", ca_file=ca_file) as client:
+            assert await client.get_json("/x") == {}
+
+
+async def test_without_settings_the_public_authorities_are_trusted(monkeypatch, serve, client_of):
+    """Also where a frozen executable finds no store of the system."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with open_loop_client(LoopAccess(url="https://loop.invalid")) as client:
+        assert len(client.tls_context.get_ca_certs()) > 50
+        assert client.tls_context.check_hostname
+
+
 async def test_the_loops_own_certificate_is_enough(serve, client_of, authority, tmp_path):
     """LOOP_SSL_CERT_PATH may name the certificate of the Loop instead of its signer's."""
     certificate = authority.issue_cert("127.0.0.1")
