@@ -65,7 +65,12 @@ async def test_a_black_hole(client_of):
                 waiting.connect_ex(full.getsockname())
             url = f"http://127.0.0.1:{full.getsockname()[1]}"
             async with open_loop_client(LoopAccess(url=url), timeout_s=0.3) as client:
-                assert (await fault_of(client, match="does not answer in time")).kind == "timeout"
+
+                async def patiently(path):
+                    await client.get_json(path, limit_s=60)
+
+                fault = await fault_of(client, patiently, match="does not answer in time .no connection")
+                assert fault.kind == "timeout"
 
 
 async def test_a_loop_that_never_answers(serve, client_of):
@@ -77,6 +82,21 @@ async def test_a_loop_that_never_answers(serve, client_of):
     server = await serve([silent])
     async with client_of(server, timeout_s=0.2) as client:
         assert (await fault_of(client)).kind == "timeout"
+
+
+@pytest.mark.parametrize("login", [False, True])
+async def test_a_limit_that_is_asked_for_holds(serve, client_of, login):
+    """Longer than the client's own, with a login and without one."""
+
+    async def slowly(stream):
+        await trio.sleep(0.6)
+        await stream.send_all(reply(200, {"slow": True}))
+
+    server = await serve(lambda request: reply(200, {}) if "login" in request.target else slowly)
+    async with client_of(server, login=login, timeout_s=0.3) as client:
+        assert await client.get_json("/x", limit_s=10) == {"slow": True}
+        with pytest.raises(LoopUnavailable):
+            await client.get_json("/x")
 
 
 @pytest.mark.parametrize("where", ["head", "body", "error"])
@@ -388,10 +408,13 @@ async def test_a_proxy_that_passes_on(serve, client_of, monkeypatch):
     assert server.asked[1:] == ["GET /api/x"]
 
 
-async def test_a_proxy_that_is_down(monkeypatch):
-    """The sentence says that a proxy is involved."""
+@pytest.mark.parametrize("setting", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_that_is_down(monkeypatch, setting):
+    """The sentence says that a proxy is involved, and which setting says so."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv(setting.lower(), f"http://robot:hunter2@127.0.0.1:{taken.getsockname()[1]}")
         async with open_loop_client(LoopAccess(url="http://loop.example")) as client:
-            assert (await fault_of(client, match="through the proxy of HTTP_PROXY")).kind == "refused"
+            fault = await fault_of(client, match=f"through the proxy of {setting}")
+            assert fault.kind == "refused"
+            assert "hunter2" not in str(fault)

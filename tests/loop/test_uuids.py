@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_the_file_of_an_older_node_is_read(tmp_path):
     assert node_uuid(tmp_path, "A") == known
     assert uuid.UUID(node_uuid(tmp_path, "b"))
     assert json.loads((tmp_path / "uuids.json").read_text())["a"] == known
+
+
+def test_nodes_that_share_a_folder_and_start_together(tmp_path):
+    """None loses its id to another."""
+    names = [f"node {number}" for number in range(20)]
+    with ThreadPoolExecutor(20) as starts:
+        made = list(starts.map(lambda name: node_uuid(tmp_path, name), names))
+    assert [node_uuid(tmp_path, name) for name in names] == made
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"a": "3c20', b"[]", b"\xff\xfe\x00", b"[" * 100_000, b"\x00" * 4096])

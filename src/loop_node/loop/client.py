@@ -1,6 +1,6 @@
 """REST calls to a Learning Loop: one session, every call bounded, every fault told in words.
 
-A JSON call is bounded as a whole by `timeout_s`, up- and downloads by a pace: no 64 KiB within `timeout_s` is a
+A JSON call is bounded as a whole by its `limit_s`, up- and downloads by a pace: no 64 KiB within `limit_s` is a
 timeout. When to try again is the caller's to decide.
 
 With credentials a login precedes the first call. A 401 later means that the session has ended: log in again, repeat
@@ -25,7 +25,7 @@ from loop_node.errors import LoopError, LoopRefused, LoopUnavailable
 from . import faults
 from .answers import bare_filename
 from .downloads import Download, OnReceived, store
-from .exchange import Answer, Call, Exchange, one_chunk, open_exchange
+from .exchange import CONNECT_S, Answer, Call, Exchange, one_chunk, open_exchange
 from .link_state import LinkState
 from .multipart import FilePart, prepare_form
 from .pace import Pace
@@ -67,7 +67,7 @@ async def open_loop_client(
 
     Args:
         access: Where, and as whom.
-        timeout_s: Limit of a JSON call as a whole; of up- and downloads for each 64 KiB.
+        timeout_s: The `limit_s` of calls that name none.
         wall_clock: Seconds since the epoch.
 
     Raises:
@@ -75,7 +75,11 @@ async def open_loop_client(
     """
     link = LinkState(wall_clock)
     async with open_exchange(
-        access.url, ca_file=access.ca_file, timeout_s=timeout_s, wall_clock=wall_clock, on_date=link.note_date
+        access.url,
+        ca_file=access.ca_file,
+        connect_s=min(CONNECT_S, timeout_s),
+        wall_clock=wall_clock,
+        on_date=link.note_date,
     ) as exchange:
         yield LoopClient(exchange, access, link, timeout_s=timeout_s)
 
@@ -110,7 +114,7 @@ class LoopClient:
     async def get_json(
         self, path: str, *, params: Mapping[str, str] | None = None, limit_s: float | None = None
     ) -> Any:
-        """The parsed answer of a GET; `limit_s` instead of `timeout_s` bounds the call as a whole."""
+        """The parsed answer of a GET."""
         call = Call(method="GET", path=path, params=params or {})
         return await self._ask(call, Pace(limit_s or self._timeout_s), Answer.json)
 
@@ -129,6 +133,7 @@ class LoopClient:
         *,
         fields: Mapping[str, Sequence[str]] = MappingProxyType({}),
         on_progress: Callable[[int, int], None] = lambda _sent_bytes, _all_bytes: None,
+        limit_s: float | None = None,
     ) -> Any:
         """Send files as a form, those on disk without reading them into memory; returns as `send_json`.
 
@@ -138,7 +143,7 @@ class LoopClient:
             OSError: A file is not there, cannot be read, or has become shorter meanwhile.
         """
         form = await prepare_form(parts, fields)
-        pace = Pace(self._timeout_s)
+        pace = Pace(limit_s or self._timeout_s)
 
         async def chunks() -> AsyncGenerator[bytes, None]:
             sent_bytes = 0
@@ -160,6 +165,7 @@ class LoopClient:
         *,
         max_bytes: int,
         on_progress: OnReceived = lambda _received_bytes, _all_bytes: None,
+        limit_s: float | None = None,
     ) -> Download:
         """Stream the answer of a GET into the new file `to`; after an error or a cancellation there is no such file.
 
@@ -168,7 +174,7 @@ class LoopClient:
             StorageFull: There is no room on the disk.
             OSError: The file is there already, or cannot be written.
         """
-        pace = Pace(self._timeout_s)
+        pace = Pace(limit_s or self._timeout_s)
 
         async def receive(answer: Answer) -> Download:
             received_bytes = 0

@@ -169,8 +169,7 @@ class Exchange:
         if isinstance(error, httpx.ProxyError):
             return faults.proxy_refusal(self.where, str(error))
         if isinstance(error, httpx.TimeoutException):
-            step = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for bytes"
-            return faults.timeout(self.where, f"gave up {step}")
+            return faults.timeout(self.where, "no connection comes about")
         if isinstance(error, httpx.RemoteProtocolError) and not _hung_up(error):
             return faults.not_a_loop(self.where, f"no HTTP: {error}")
         now_s = self._wall_clock()
@@ -194,7 +193,7 @@ async def open_exchange(
     url: str,
     *,
     ca_file: Path | None = None,
-    timeout_s: float = 60,
+    connect_s: float = CONNECT_S,
     wall_clock: Callable[[], float] = time.time,
     on_date: Callable[[float], None] = lambda _theirs_s: None,
 ) -> AsyncIterator[Exchange]:
@@ -203,7 +202,7 @@ async def open_exchange(
     Args:
         url: With scheme, without a path.
         ca_file: Certificates (PEM) to trust beside those of the system.
-        timeout_s: Limit of every single step: connecting (CONNECT_S at most), each read, each write.
+        connect_s: Limit of finding the name, connecting and TLS; for all that follows the caller sets one.
         wall_clock: Seconds since the epoch.
         on_date: Told the other side's clock, seconds since the epoch, with every good answer.
 
@@ -214,7 +213,7 @@ async def open_exchange(
     try:
         http = httpx.AsyncClient(
             verify=tls_context,
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s), pool=None),
+            timeout=httpx.Timeout(None, connect=connect_s),
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE_S),
             headers={"User-Agent": "loop-node", "Accept": "*/*", "Accept-Encoding": "identity"},
             base_url=f"{url}/api/",
@@ -282,9 +281,12 @@ def _trusting(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _proxy_note(url: str) -> str:
+    """Which setting leads through a proxy, never its value: that may hold a password."""
     parts = urlsplit(url)
-    proxied = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
-    return f" (through the proxy of {parts.scheme.upper()}_PROXY)" if proxied else ""
+    used = [scheme for scheme in (parts.scheme, "all") if scheme in getproxies()]
+    if not used or proxy_bypass(parts.hostname or ""):
+        return ""
+    return f" (through the proxy of {used[0].upper()}_PROXY)"
 
 
 def _hung_up(error: httpx.RemoteProtocolError) -> bool:
