@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import trio
+import trustme
 from attrs import Factory, define, frozen
 
 from loop_node.loop.client import LoopAccess, open_loop_client
@@ -101,12 +102,23 @@ def serve(nursery):
     nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(scope="session")
+def usual_authority(tmp_path_factory):
+    """The authority that the system of these tests trusts; reading all real ones takes a tenth of a second each time."""
+    made = trustme.CA()
+    made.path = tmp_path_factory.mktemp("certificates") / "usual.pem"
+    made.cert_pem.write_to_path(made.path)
+    return made
+
+
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
+def environment(monkeypatch, usual_authority):
     """Tests do not go through the proxy of whoever runs them."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(usual_authority.path))
 
 
 @pytest.fixture

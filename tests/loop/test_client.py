@@ -307,6 +307,7 @@ async def test_no_secret_reaches_the_log(serve, client_of):
         async with client_of(server, login=True) as client:
             with pytest.raises(LoopRefused):
                 await client.get_json("/x")
+            assert "hunter2" not in client.link.snapshot()["reason"]
     finally:
         configure_logging("WARNING", "console", io.StringIO())
     assert "out of reach (login)" in stream.getvalue()
@@ -336,7 +337,7 @@ async def test_settings_that_cannot_be_used(tmp_path, monkeypatch):
 
 async def test_too_much_json(serve, client_of, monkeypatch):
     """An answer that does not end is cut off at the bound."""
-    monkeypatch.setattr("loop_node.loop.client.MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr("loop_node.loop.exchange.MAX_ANSWER_BYTES", 1000)
     server = await serve([reply(200, list(range(1000)))])
     async with client_of(server) as client:
         with pytest.raises(LoopUnavailable, match="more than 1000 bytes") as error:

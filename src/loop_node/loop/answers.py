@@ -48,7 +48,8 @@ def retry_after_s(text: str | None, now_s: float) -> float | None:
 
 def bare_filename(disposition: str | None) -> str:
     """The file name of a Content-Disposition without any folder; for people to read, "" if there is none."""
-    options = parse_options_header(disposition)[1]
+    # nodes have always read what follows `filename=`, also where nothing stands before it
+    options = parse_options_header(f"_; {disposition or ''}")[1]
     name = re.split(r"[/\\]", options.get("filename", ""))[-1]
     name = _UNSAFE_IN_NAMES.sub("_", name).strip()[:_LONGEST_NAME]
     return "" if name.strip(".") == "" else name

@@ -66,7 +66,7 @@ def broken_connection(error: BaseException, where: str, today: str) -> LoopUnava
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _unavailable(FaultKind.TLS, _distrust(cause, where, today))
         if isinstance(cause, ssl.SSLError):
-            said = (cause.reason or str(cause)).lower().replace("_", " ")
+            said = (getattr(cause, "reason", None) or str(cause)).lower().replace("_", " ")
             cure = "if it speaks http only, write http:// before the name in LOOP_HOST"
             return _unavailable(FaultKind.TLS, f"no TLS connection with {where} ({said}): {cure}")
         if isinstance(cause, socket.gaierror):
@@ -119,10 +119,10 @@ def proxy_refusal(where: str, said: str) -> LoopUnavailable:
     return _unavailable(FaultKind.PROXY, f"the proxy before {where} answered {said}: {cure}")
 
 
-def refused_login(refusal: LoopRefused) -> LoopRefused:
-    """The user name or the password is wrong."""
-    cure = "check LOOP_USERNAME and LOOP_PASSWORD"
-    return LoopRefused(refusal.status, f"the login was refused ({refusal.excerpt}): {cure}", kind=FaultKind.LOGIN)
+def refused_login(status: int, said: str) -> LoopRefused:
+    """The user name or the password is wrong, or there is no login at that place."""
+    cure = "check LOOP_USERNAME and LOOP_PASSWORD, and LOOP_HOST"
+    return LoopRefused(status, f"the login was refused ({said}): {cure}", kind=FaultKind.LOGIN)
 
 
 def error_answer(

@@ -1,6 +1,7 @@
 """What is known of the connection to the Learning Loop: for /about, the metrics and the log."""
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -55,12 +56,10 @@ class LinkState:
     def lost(self, kind: str, sentence: str) -> None:
         """A call found the Loop out of reach."""
         self.error_counts[kind] += 1
-        if self.fault is not None and self.fault.kind == kind:
-            return
-        since = self.fault.since if self.fault is not None else self._now()
-        self.fault = LinkFault(kind=kind, sentence=sentence, since=since)
-        now_s = self._clock()
-        if now_s - self._told_s.get(kind, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+        known, now_s = self.fault, self._clock()
+        self.fault = LinkFault(kind=kind, sentence=sentence, since=known.since if known else self._now())
+        is_news = known is None or known.kind != kind
+        if is_news and now_s - self._told_s.get(kind, -math.inf) >= _TELL_AGAIN_S:
             self._told_s[kind] = now_s
             self._return_is_news = True
             log.warning("the Learning Loop is out of reach (%s): %s", kind, sentence)

@@ -1,13 +1,17 @@
 """`uuids.json` in the data folder: which id a node of this name has, so that the Loop knows it again.
 
 Layout: one object, from node name in lower case with `_` for spaces to uuid4. It is replaced as a whole by an atomic
-rename of a file that is on disk already. A file that cannot be read is set aside as `uuids.json.broken`.
+rename of a file that is on disk already, while the folder is locked: several nodes may share it. A file that cannot be
+read is set aside as `uuids.json.broken`.
 """
 
+import fcntl
 import json
 import logging
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,16 +29,29 @@ def node_uuid(folder: Path, node_name: str) -> str:
     """
     key = node_name.lower().replace(" ", "_")
     path = folder / _NAME
+    made = str(uuid.uuid4())
     try:
-        known = _read(path)
-        if _is_uuid(known.get(key)):
-            return str(known[key])
-        made = str(uuid.uuid4())
-        _replace(path, known | {key: made})
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder) as descriptor:
+            known = _read(path)
+            if _is_uuid(known.get(key)):
+                return str(known[key])
+            _replace(path, known | {key: made})
+            os.fsync(descriptor)
     except OSError as error:
         log.warning("the id of this node cannot be kept (%s): the Learning Loop will see a new node next time", error)
-        return str(uuid.uuid4())
     return made
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -53,18 +70,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _replace(path: Path, ids: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{_NAME}.unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
         json.dump(ids, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _is_uuid(value: object) -> bool:
