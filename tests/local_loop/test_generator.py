@@ -67,8 +67,8 @@ async def open_store(root: Path) -> AsyncIterator[Store]:
 
 
 def files_below(folders: Folders) -> set[str]:
-    """All but the database."""
-    files = (file for file in folders.root.glob("*/**/*") if file.is_file())
+    """All but the database and thumbnails that are in their place."""
+    files = (file for file in folders.root.glob("*/**/*") if file.is_file() and file.parts[-3] != "thumbnails")
     return {str(file.relative_to(folders.root)) for file in files}
 
 
@@ -146,6 +146,15 @@ async def test_each_file_has_a_record_and_each_record_its_file(tmp_path: Path) -
         assert list(store.folders.incoming.iterdir()) == []
         await store.database.write(lambda db: recover(store.folders, db))
         assert files_below(store.folders) == expected
+
+
+@pytest.mark.parametrize("thumbs", [True, False])
+async def test_thumbnails_are_made_where_they_are_ordered(tmp_path: Path, thumbs: bool) -> None:
+    """Else when they are looked at."""
+    async with open_store(tmp_path) as store:
+        project = await generate_project(store, "acme", attrs.evolve(ORDER, thumbs=thumbs), host="here")
+        for record in await store.database.read(lambda db: everything(db, project)):
+            assert store.folders.thumbnail(project.number, record["id"]).is_file() == thumbs
 
 
 async def test_the_same_name_gives_the_same_project(tmp_path: Path) -> None:

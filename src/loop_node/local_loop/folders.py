@@ -15,7 +15,7 @@ Invariants:
 1. A record is written after its file is on disk whole (file and folders fsynced), and removed before its file.
 2. An image's file below `projects` that has no record has a second name in `incoming`, `<number>-<id>.jpg`, until its record
    is written; a model's file that has no record is found by comparing few files with few records. A project that is made
-   together with its images has no number before: there the folder goes as a whole, and the second names begin with 0.
+   together with its images is staged in `incoming` as a whole folder: one without a record goes as a whole.
 
 So a start after a kill finds every record's file, and removes what has no record without reading the whole folder.
 """
@@ -135,15 +135,20 @@ def place(files: Iterable[tuple[Path, Path]]) -> None:
         sync_folder(folder)
 
 
+def sync_file(file: Path) -> None:
+    """Make the content of a file durable."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_files(files: Iterable[Path]) -> None:
     """Make the content of files durable, and their names."""
     folders = set()
     for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(file)
         folders.add(file.parent)
     for folder in folders:
         sync_folder(folder)

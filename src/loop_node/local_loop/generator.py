@@ -1,8 +1,8 @@
 """Synthetic projects, for tests and for a first look: the same name gives the same project.
 
-A project appears whole or not at all. Its images and models are made in `incoming` first, a few at a time; then one
-transaction writes all records and gives the files their places. Marks are drawn anew from the seeds within it, so what is
-held in memory does not grow with their number. A process that dies on the way leaves only what a start removes.
+A project appears whole or not at all. Its folder is made in `incoming` first, a few images at a time; then one transaction
+moves it to its place and writes all records. Marks are drawn from their seeds within it, so what is held in memory does not
+grow with their number. A process that dies on the way leaves only what a start removes.
 """
 
 import colorsys
@@ -28,8 +28,8 @@ from . import models, trainings
 from .batches import detections_by_model, stored_annotations
 from .database import Database
 from .drawings import draw_image, generated_annotations, generated_detections, id_for
-from .folders import Folders, make_folder, no_room_is_storage_full, sync_files
-from .images import NewImage, add_images
+from .folders import Folders, make_folder, no_room_is_storage_full, sync_file, sync_folder
+from .images import NewImage, write_records
 from .model_zips import make_zip
 from .projects import Project, check_name, create_project, find_project, now
 
@@ -97,6 +97,7 @@ class Plan:
 
     Attributes:
         trainings: For training 1, 2, ... the ids of its models.
+        thumbnails: Whether they are made now; else when they are looked at.
         target: The version that detectors are to follow.
         host: What `model.json` says of where a model came from.
     """
@@ -107,6 +108,7 @@ class Plan:
     categories: Sequence[NewCategory]
     images: Sequence[PlannedImage]
     trainings: Sequence[Sequence[str]]
+    thumbnails: bool = True
     target: str | None = None
     host: str
 
@@ -115,7 +117,8 @@ class Plan:
 class _StagedImage:
     planned: PlannedImage
     file: Path
-    inspected: InspectedJpeg
+    width_px: int
+    height_px: int
     size_bytes: int
 
 
@@ -183,6 +186,7 @@ def _planned(organization: str, order: GeneratorOrder, host: str) -> Plan:
             for index, (state, name) in enumerate(names)
         ],
         trainings=[[id_for(f"{seed} model {number}.0")] for number in range(1, order.trainings + 1)],
+        thumbnails=bool(order.thumbs),
         host=host,
     )
 
@@ -198,20 +202,19 @@ async def make_project(store: Store, plan: Plan) -> Project:
     check_name("organization", plan.organization)
     check_name("project_name", plan.project)
     await store.database.read(partial(_refuse_existing, plan=plan))
-    upload = store.folders.incoming / uuid4().hex
-    drawing = trio.CapacityLimiter(1)
+    staging = Folders(store.folders.incoming / uuid4().hex)
+    making = trio.CapacityLimiter(1)
     try:
         staged: list[_StagedImage] = []
         for images in _chunks(plan.images, _DRAWN_AT_ONCE):
-            stage = partial(_stage_images, store.folders, upload, images, store.max_image_pixels)
-            staged += await trio.to_thread.run_sync(stage, limiter=drawing)
-        await trio.to_thread.run_sync(_stage_models, upload, plan, limiter=drawing)
-        return await store.database.write(
-            partial(_write, folders=store.folders, upload=upload, plan=plan, staged=staged)
-        )
+            stage = partial(_stage_images, staging, plan, images, store.max_image_pixels)
+            staged += await trio.to_thread.run_sync(stage, limiter=making)
+        await trio.to_thread.run_sync(_stage_models, staging, plan, limiter=making)
+        write = partial(_write, folders=store.folders, staging=staging, plan=plan, staged=staged)
+        return await store.database.write(write)
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, upload, ignore_errors=True), limiter=drawing)
+            await trio.to_thread.run_sync(partial(shutil.rmtree, staging.root, ignore_errors=True), limiter=making)
 
 
 def _chunks(everything: Sequence[T], size: int) -> Iterator[list[T]]:
@@ -226,33 +229,32 @@ def _refuse_existing(db: sqlite3.Connection, plan: Plan) -> None:
         raise Conflict(f"there is a project {plan.organization}/{plan.project} already; delete it first")
 
 
-def _stage_images(
-    folders: Folders, upload: Path, images: Sequence[PlannedImage], max_pixels: int
-) -> list[_StagedImage]:
-    """Draw images and write them into the upload's folder, durably. Blocking."""
+def _stage_images(staging: Folders, plan: Plan, images: Sequence[PlannedImage], max_pixels: int) -> list[_StagedImage]:
+    """Draw images and write them into the folder to be, their content durably. Blocking."""
     staged = []
     with no_room_is_storage_full():
-        make_folder(upload)
         for planned in images:
             data = planned.draw(planned.seed)
             seen = inspect_jpeg(data, max_pixels=max_pixels)
-            file = folders.staged_image(upload, _NO_NUMBER_YET, planned.id)
-            file.write_bytes(data)
-            # thumbnails of all images at once would fill the memory: they are made when they are looked at
-            inspected = InspectedJpeg(width_px=seen.width_px, height_px=seen.height_px, thumbnail=b"")
-            staged.append(_StagedImage(planned, file, inspected, len(data)))
-        sync_files(one.file for one in staged)
+            file = _write_file(staging.image(_NO_NUMBER_YET, planned.id), data)
+            if plan.thumbnails:
+                _write_file(staging.thumbnail(_NO_NUMBER_YET, planned.id), seen.thumbnail)
+            staged.append(_StagedImage(planned, file, seen.width_px, seen.height_px, len(data)))
+        for one in staged:
+            sync_file(one.file)
     return staged
 
 
-def _stage_models(upload: Path, plan: Plan) -> None:
-    """Write the zips of all models into the upload's folder, durably. Blocking."""
+def _write_file(file: Path, data: bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def _stage_models(staging: Folders, plan: Plan) -> None:
+    """Write the zips of all models into the folder to be, and make all of it durable. Blocking."""
     with no_room_is_storage_full():
-        make_folder(upload)
-        files = [(name, upload / name) for name in _MODEL_FILES]
-        for name, file in files:
-            file.write_bytes(_MODEL_FILES[name])
-        zips = []
+        files = [(name, _write_file(staging.root / name, content)) for name, content in _MODEL_FILES.items()]
         for number, minor, model_id in _models_of(plan):
             known = {
                 "host": plan.host,
@@ -262,9 +264,14 @@ def _stage_models(upload: Path, plan: Plan) -> None:
                 "id": model_id,
                 "format": _FORMAT,
             }
-            zips.append(upload / f"{model_id}.zip")
-            make_zip(files, zips[-1], known, max_bytes=_MAX_ZIP_BYTES)
-        sync_files(zips)
+            file = staging.model(_NO_NUMBER_YET, model_id, _FORMAT)
+            make_folder(file.parent)
+            make_zip(files, file, known, max_bytes=_MAX_ZIP_BYTES)
+            sync_file(file)
+        folder = staging.project(_NO_NUMBER_YET)
+        make_folder(folder)
+        for below in (folder, *folder.glob("**/")):
+            sync_folder(below)
 
 
 def _models_of(plan: Plan) -> Iterator[tuple[int, int, str]]:
@@ -275,21 +282,25 @@ def _models_of(plan: Plan) -> Iterator[tuple[int, int, str]]:
 
 
 def _write(
-    db: sqlite3.Connection, *, folders: Folders, upload: Path, plan: Plan, staged: Sequence[_StagedImage]
+    db: sqlite3.Connection, *, folders: Folders, staging: Folders, plan: Plan, staged: Sequence[_StagedImage]
 ) -> Project:
-    """Place all files and write all records, or none. Within one transaction."""
+    """Move the folder to its place and write all records, or none. Within one transaction."""
     project = create_project(db, plan.organization, plan.project, plan.categories, name=plan.name)
+    folder = folders.project(project.number)
     # a number is given again when its transaction failed as late as in its commit: these files have no records
-    shutil.rmtree(folders.project(project.number), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     try:
+        with no_room_is_storage_full():
+            staging.project(_NO_NUMBER_YET).rename(folder)
+            sync_folder(folder.parent)
         for images in _chunks(staged, _WRITTEN_AT_ONCE):
-            add_images(folders, db, project, [_new_image(project, image) for image in images])
+            write_records(db, project, [_new_image(project, image) for image in images])
         _add_trainings(db, project, plan)
         for _, _, model_id in _models_of(plan):
-            models.add_file(folders, db, project, model_id, _FORMAT, upload / f"{model_id}.zip")
+            models.note_file(db, model_id, _FORMAT, folders.model(project.number, model_id, _FORMAT).stat().st_size)
         models.set_target(db, project, plan.target)
     except BaseException:
-        shutil.rmtree(folders.project(project.number), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return find_project(db, plan.organization, plan.project)
 
@@ -315,7 +326,7 @@ def _add_trainings(db: sqlite3.Connection, project: Project, plan: Plan) -> None
 
 def _new_image(project: Project, staged: _StagedImage) -> NewImage:
     planned, categories = staged.planned, project.categories
-    size_px = (staged.inspected.width_px, staged.inspected.height_px)
+    size_px = (staged.width_px, staged.height_px)
     given = AnnotationSet()
     if planned.is_annotated:
         given = generated_annotations(planned.seed, categories.all, *size_px, boxes=planned.boxes)
@@ -325,7 +336,7 @@ def _new_image(project: Project, staged: _StagedImage) -> NewImage:
     return NewImage(
         id=planned.id,
         staged=staged.file,
-        inspected=staged.inspected,
+        inspected=InspectedJpeg(width_px=staged.width_px, height_px=staged.height_px, thumbnail=b""),
         name=planned.name,
         state=planned.state,
         data_set=planned.data_set,

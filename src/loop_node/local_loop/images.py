@@ -156,13 +156,7 @@ def add_images(folders: Folders, db: sqlite3.Connection, project: Project, image
     try:
         with no_room_is_storage_full():
             place(zip((image.staged for image in images), finals, strict=True))
-        db.executemany(
-            'INSERT INTO images (id, project_id, name, state, "set", source, created, received, width, height, size_bytes,'
-            " tags_json, annotations_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_row(project.number, image, now()) for image in images],
-        )
-        for image in images:
-            _put_detections(db, image.id, image.detections)
+        write_records(db, project, images)
     except BaseException:
         for final in finals:
             final.unlink(missing_ok=True)
@@ -170,6 +164,17 @@ def add_images(folders: Folders, db: sqlite3.Connection, project: Project, image
     for image in images:
         _keep_thumbnail(folders.thumbnail(project.number, image.id), image.inspected.thumbnail)
     return [image.id for image in images]
+
+
+def write_records(db: sqlite3.Connection, project: Project, images: Sequence[NewImage]) -> None:
+    """Write the records of images whose files have their places."""
+    db.executemany(
+        'INSERT INTO images (id, project_id, name, state, "set", source, created, received, width, height, size_bytes,'
+        " tags_json, annotations_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [_row(project.number, image, now()) for image in images],
+    )
+    for image in images:
+        _put_detections(db, image.id, image.detections)
 
 
 def _row(project: int, image: NewImage, received: str) -> tuple[Any, ...]:
@@ -198,9 +203,7 @@ def _put_detections(db: sqlite3.Connection, image_id: str, by_model: dict[str, d
 
 
 def _keep_thumbnail(file: Path, thumbnail: bytes) -> None:
-    """Not durable, and not there on a full disk, or where none came: it can be made anew."""
-    if not thumbnail:
-        return
+    """Not durable, and not there on a full disk: it can be made anew."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(thumbnail)

@@ -311,10 +311,15 @@ def add_file(
     try:
         with no_room_is_storage_full():
             place([(staged, final)])
-        db.execute("INSERT INTO model_files VALUES (?, ?, ?, ?)", (model_id, model_format, final.stat().st_size, now()))
+        note_file(db, model_id, model_format, final.stat().st_size)
     except BaseException:
         final.unlink(missing_ok=True)
         raise
+
+
+def note_file(db: sqlite3.Connection, model_id: str, model_format: str, size_bytes: int) -> None:
+    """Write the record of a zip that has its place."""
+    db.execute("INSERT INTO model_files VALUES (?, ?, ?, ?)", (model_id, model_format, size_bytes, now()))
 
 
 def refuse_second(db: sqlite3.Connection, model_id: str, model_format: str) -> None:
