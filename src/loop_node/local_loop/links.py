@@ -46,6 +46,14 @@ class Link:
         except (ConnectionError, SchemaError) as error:
             raise Conflict(f"{who} did not answer: {error}") from None
 
+    async def refusal_of(self, event: str, *args: Any) -> str:
+        """Ask, and tell why the node does not do it; empty if it does."""
+        try:
+            answer = await self.ask(event, *args)
+        except Conflict as error:
+            return str(error)
+        return "" if answer.success else f"{self.name} refused: {answer.error_msg}"
+
 
 @define
 class NodeLinks:

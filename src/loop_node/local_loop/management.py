@@ -249,16 +249,12 @@ class _Rest:
             raise Conflict(f"no trainer {named} is connected; GET /api/local/nodes lists those that are")
         details = await self.loop.database.write(partial(_begin, found, order, link))
         number: int = details["training_number"]
-        try:
-            answer = await link.ask("begin_training", found.organization, found.project, details)
-            if not answer.success:
-                raise Conflict(f"trainer {link.name} refused: {answer.error_msg}")
-        except Conflict as refusal:
-            reason = str(refusal)
+        refusal = await link.refusal_of("begin_training", found.organization, found.project, details)
+        if refusal:
             await self.loop.database.write(
-                lambda db: end(db, find_training(db, found, number), state="failed", error=reason)
+                lambda db: end(db, find_training(db, found, number), state="failed", error=refusal)
             )
-            raise
+            raise Conflict(refusal)
         await self.loop.database.write(lambda db: accept(db, found, number))
         return json_answer({"training_number": number, "id": details["id"]})
 
@@ -277,9 +273,8 @@ class _Rest:
         link = self.loop.links.find(NodeKind.TRAINER, row["trainer_id"])
         if link is None:
             raise Conflict(f"the trainer of training {number}, {row['trainer_name']}, is not connected")
-        answer = await link.ask(event)
-        if not answer.success:
-            raise Conflict(f"trainer {link.name}: {answer.error_msg}")
+        if refusal := await link.refusal_of(event):
+            raise Conflict(refusal)
         return json_answer({})
 
     # nodes
