@@ -30,6 +30,7 @@ from loop_node.supervision import Health
 
 from . import openapi
 from .bodies import BoundedHttpConnection, BoundedRequest, set_body_limit
+from .metrics import Figures, metrics_endpoint
 from .openapi import Endpoint, Handle
 from .uploads import BodyBudget, read_body
 
@@ -75,6 +76,7 @@ def create_app(
     max_body_bytes: int,
     socketio: SocketIoServer | None = None,
     allowed_origins: Collection[str] = (),
+    figures: Iterable[Figures] = (),
 ) -> QuartTrio:
     """An app with the node's own endpoints and those that every node has.
 
@@ -86,6 +88,7 @@ def create_app(
         max_body_bytes: Larger request bodies are answered with 413, unless their endpoint has a bound of its own.
         allowed_origins: Web pages of other origins that may call the endpoints from a browser; `*` for all.
         socketio: To be mounted where clients of Learning Loop nodes look for it.
+        figures: What the node's rooms tell at `/metrics`.
     """
     app = QuartTrio("loop_node", static_folder=None, template_folder=None)
     app.asgi_http_class = BoundedHttpConnection
@@ -96,7 +99,7 @@ def create_app(
         BODY_TIMEOUT=_BODY_TIMEOUT_S,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    table = [*endpoints, *_health_endpoints(health, not_ready), *_log_endpoints()]
+    table = [*endpoints, *_health_endpoints(health, not_ready), metrics_endpoint(figures, health), *_log_endpoints()]
     budget = BodyBudget(_BODIES_AT_ONCE * max_body_bytes, max_body_bytes)
     for endpoint in [*table, *openapi.pages(title, table)]:
         if endpoint.max_body_bytes is None:

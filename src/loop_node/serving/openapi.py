@@ -76,7 +76,7 @@ class Endpoint:
         faults: The error statuses of this endpoint.
         max_body_bytes: Of a body that `handle` takes as a stream; None where it is read whole, bounded by the app.
         has_login: Whether it needs the session cookie of a login.
-        is_page: Whether it answers people, with HTML; the description for machines leaves it out.
+        is_page: Whether it is a page for people or for Prometheus; the description of the API leaves it out.
     """
 
     method: str
