@@ -1,5 +1,7 @@
 """A TCP connection with manners: bounded reads and writes, and a close that does not eat the last answer."""
 
+import math
+
 import trio
 
 from loop_node.socketio.hosting import MeteredStream
@@ -13,15 +15,21 @@ class Connection:
     Args:
         stream: The accepted connection; owned from now on.
         stall_s: A peer that takes nothing for this long is dropped, see `MeteredStream`.
-        linger_s: After our end is closed (`closing` is set then), how long the peer's remaining bytes are read and
-            thrown away. Closing with unread bytes makes the kernel send a reset, which can take an early answer (413,
-            422) with it.
+        linger_s: After our end is closed (`closing` is set then), the peer's remaining bytes are read and thrown away
+            until none has come for this long. Closing with unread bytes makes the kernel send a reset, which can take
+            an early answer (413, 422) with it.
+        longest_linger_s: How long that may take altogether.
     """
 
-    def __init__(self, stream: trio.SocketStream, *, stall_s: float = 30, linger_s: float = 2) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, *, stall_s: float = 30, linger_s: float = 2, longest_linger_s: float = 30
+    ) -> None:
         self._socket_stream = stream
         self._stream = MeteredStream(stream, stall_s=stall_s)
         self._linger_s = linger_s
+        self._longest_linger_s = longest_linger_s
+        self._linger = trio.CancelScope()
+        self._linger_until_s = math.inf
         self._reading = False
         self._sending = trio.Lock()
         self._their_end = trio.Event()
@@ -38,6 +46,7 @@ class Connection:
         try:
             data = await self._stream.receive_some()
             while data and self.closing.is_set():
+                self._linger.deadline = min(trio.current_time() + self._linger_s, self._linger_until_s)
                 data = await self._stream.receive_some()
         finally:
             self._reading = False
@@ -71,7 +80,10 @@ class Connection:
             return
         self.closing.set()
         try:
-            with trio.move_on_after(self._linger_s):
+            now_s = trio.current_time()
+            self._linger_until_s = now_s + self._longest_linger_s
+            self._linger.deadline = now_s + self._linger_s
+            with self._linger:
                 await self._drain()
         finally:
             self.abort()
