@@ -32,19 +32,23 @@ class MemoryDisk:
         self.opened = 0
 
     def after_power_loss(self, keep):
-        """A new disk with what is left; `keep(path)` says whether something unsynced made it to the disk anyway."""
+        """A new disk with what is left.
+
+        `keep(what, inode)` says whether an unsynced change made it to the disk anyway: of the "name" of a file or folder,
+        or of its "content". A rename is one change of a name, as in a file system with a journal.
+        """
         left = MemoryDisk()
         left.inodes = {0: {}}
-        self._copy(0, 0, left, Path("/"), keep)
+        self._copy(0, 0, left, keep)
         left.safe = deepcopy(left.inodes)
         return left
 
-    def _copy(self, source, target, left, path, keep):
+    def _copy(self, source, target, left, keep):
         now, safe = self.inodes[source], self.safe.get(source, {})
         names = {}
         for name in now.keys() | safe.keys():
-            unsure = now.get(name) != safe.get(name)
-            inode = now.get(name) if unsure and keep(path / name) else safe.get(name)
+            changed = now.get(name) != safe.get(name)
+            inode = now.get(name) if changed and keep("name", now.get(name, safe.get(name))) else safe.get(name)
             if inode is not None:
                 names[name] = inode
         for name, inode in names.items():
@@ -52,10 +56,10 @@ class MemoryDisk:
             left.inodes[target][name] = number
             if isinstance(self.inodes[inode], dict):
                 left.inodes[number] = {}
-                self._copy(inode, number, left, path / name, keep)
+                self._copy(inode, number, left, keep)
             else:
                 written, safe_bytes = self.inodes[inode], self.safe.get(inode, b"")
-                left.inodes[number] = written if keep(path / name / "content") else safe_bytes
+                left.inodes[number] = written if keep("content", inode) else safe_bytes
 
     def _find(self, path):
         inode = 0

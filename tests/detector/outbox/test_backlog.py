@@ -155,7 +155,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
 
 TestBacklog = BacklogMachine.TestCase
-TestBacklog.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+TestBacklog.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 
 
 def filled(normal, priority=0):

@@ -103,6 +103,8 @@ class Delivery:
 
     def postpone(self, item: str, now_s: float) -> None:
         """Keep an image from the others that cannot be worked on here: it cannot be read, or not be set aside."""
+        self._unsure = _without(self._unsure, [item])
+        self._blamed = _without(self._blamed, [item])
         self._postpone(self._aside.setdefault(item, _Aside()), now_s)
 
     # answers
