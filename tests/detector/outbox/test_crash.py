@@ -1,17 +1,15 @@
 """A loss of power after every single operation on the disk: nothing acknowledged is lost, nothing half is seen."""
 
 import random
-from contextlib import suppress
 from functools import partial
 
-import pytest
 import trio
 
-from loop_node.detector.outbox import Limits, NewImage, Queue
+from loop_node.detector.outbox import Limits, NewImage
 from loop_node.detector.outbox.folder import Folder
 from loop_node.errors import LoopRefused
 
-from .conftest import METADATA, OUTBOX, Loop, MemoryDisk, balanced, open_running
+from .conftest import METADATA, OUTBOX, Loop, balanced, open_running
 
 VARIANTS = {
     "all that was not synced is lost": lambda seed, what, inode: False,

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -122,7 +123,7 @@ def test_the_backoff_doubles_from_a_second_to_five_minutes():
     answers = [LoopUnavailable("away")] * 11 + [None] + [LoopUnavailable("away"), None]
     play = Play(40, lambda ids: answers.pop(0)).run()
     times_s = [at_s for at_s, _ in play.requests]
-    waits_s = [later - earlier for earlier, later in zip(times_s, times_s[1:], strict=False)]
+    waits_s = [later - earlier for earlier, later in pairwise(times_s)]
     assert waits_s == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 0, 1]
 
 

@@ -7,6 +7,8 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from loop_node.errors import Unavailable
+
 from .backlog import Queue
 from .item import Content
 
@@ -18,28 +20,11 @@ MAX_BYTES: Final = 64 * 2**20
 
 @define(eq=False)
 class Answer:
-    """What came of a request, for the one who waits."""
+    """What comes of a request, for the one who waits."""
 
-    _given: trio.Event = field(factory=trio.Event)
-    _ids: list[str] = field(factory=list)
-    _error: Exception | None = None
-
-    def give(self, outcome: list[str] | Exception) -> None:
-        """Answer; only the first answer counts."""
-        if self._given.is_set():
-            return
-        if isinstance(outcome, Exception):
-            self._error = outcome
-        else:
-            self._ids = outcome
-        self._given.set()
-
-    async def wait(self) -> list[str]:
-        """The ids of the stored images, or the error raised."""
-        await self._given.wait()
-        if self._error is not None:
-            raise self._error
-        return self._ids
+    given: trio.Event = field(factory=trio.Event)
+    ids: list[str] = field(factory=list)
+    error: Exception | None = None
 
 
 @define(eq=False)
@@ -54,6 +39,27 @@ class Request:
         """About what it takes in memory."""
         return sum(len(content.jpeg) + len(content.metadata) for _, content in self.images)
 
+    def succeed(self, ids: list[str]) -> None:
+        """Tell who waits that the images are kept."""
+        if self.answer and not self.answer.given.is_set():
+            self.answer.ids = ids
+            self.answer.given.set()
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits that they are not, unless there was an answer before."""
+        if self.answer and not self.answer.given.is_set():
+            self.answer.error = error
+            self.answer.given.set()
+
+    async def answered(self) -> list[str]:
+        """The ids of the images once they are kept; raises what `fail` was given."""
+        if self.answer is None:
+            raise ValueError("nobody waits for this request")
+        await self.answer.given.wait()
+        if self.answer.error is not None:
+            raise self.answer.error
+        return self.answer.ids
+
 
 @define(eq=False)
 class Intake:
@@ -66,13 +72,14 @@ class Intake:
     max_bytes: int = MAX_BYTES
     images: int = 0
     size_bytes: int = 0
+    closed: bool = False
     _line: deque[Request] = field(factory=deque)
     _arrived: trio.Event = field(factory=trio.Event)
     _room: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
 
     def offer(self, request: Request) -> bool:
-        """Join the line if there is room."""
-        if self._line and not self._fits(request):
+        """Join the line if it is open and there is room."""
+        if self.closed or (self._line and not self._fits(request)):
             return False
         self._line.append(request)
         self.images += len(request.images)
@@ -81,12 +88,24 @@ class Intake:
         return True
 
     async def join(self, request: Request) -> None:
-        """Join the line, waiting for room. Cancelled, the request is not in the line."""
+        """Join the line, waiting for room. Cancelled, the request is not in the line.
+
+        Raises:
+            Unavailable: The line is closed.
+        """
         while not self.offer(request):
+            if self.closed:
+                raise Unavailable("the node is stopping")
             await self._room.park()
 
+    def close(self) -> None:
+        """Let nobody in any more, and whoever waits for requests or for room go on."""
+        self.closed = True
+        self._arrived.set()
+        self._room.unpark_all()
+
     async def arrival(self) -> None:
-        """Wait until there is a request."""
+        """Wait until there is a request, or the line is closed."""
         await self._arrived.wait()
 
     def take(self) -> list[Request]:

@@ -10,6 +10,7 @@ import msgspec
 import trio
 from attrs import frozen
 
+from loop_node.errors import Unavailable
 from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.wire import unstructure_flat
 
@@ -97,9 +98,9 @@ class Outbox:
         """
         if not images:
             return []
-        answer = Answer()
-        await self._intake.join(Request([_content(image) for image in images], answer))
-        return await answer.wait()
+        request = Request([_content(image) for image in images], Answer())
+        await self._intake.join(request)
+        return await request.answered()
 
     def offer(self, jpeg: bytes, metadata: ImageMetadata, *, priority: bool = False) -> bool:
         """Hand over an image that nobody waits for; never waits itself.
@@ -133,17 +134,26 @@ class Outbox:
 
         Cancelled, it still writes for up to 2 seconds what was handed over before.
         """
-        takeover = Takeover(self._store)
-        handle.ready()
-        try:
-            await self._write_for_ever(takeover)
-        finally:
-            with trio.move_on_after(_FAREWELL_S, shield=True):
-                await self._write_what_came()
+        self._intake.closed = False
+        writing = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_until_closed, writing)
+            handle.ready()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._intake.close()
+                writing.deadline = trio.current_time() + _FAREWELL_S
+
+    async def _write_until_closed(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._write_for_ever(Takeover(self._store))
+        for request in self._intake.take():
+            request.fail(Unavailable("the node is stopping"))
 
     async def _write_for_ever(self, takeover: Takeover) -> None:
         tick, next_tick_s = 0, trio.current_time()
-        while True:
+        while not self._intake.closed:
             if trio.current_time() >= next_tick_s:
                 await self._look_after_folder(takeover, everything=tick % TICKS_PER_LOOK == 0)
                 tick, next_tick_s = tick + 1, trio.current_time() + TICK_S
@@ -153,6 +163,7 @@ class Outbox:
                 with trio.move_on_at(next_tick_s):
                     await self._intake.arrival()
             await self._write_what_came()
+        await self._write_what_came()
 
     async def _write_what_came(self) -> None:
         requests = self._intake.take()

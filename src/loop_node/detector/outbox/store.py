@@ -169,10 +169,7 @@ class Store:
             await self._write(requests)
         finally:
             for request in requests:
-                if request.answer:
-                    request.answer.give(
-                        Unavailable("the outbox was interrupted; whether the image was kept is not known")
-                    )
+                request.fail(Unavailable("the outbox was interrupted; whether the image was kept is not known"))
 
     async def _write(self, requests: Sequence[Request]) -> None:
         try:
@@ -218,8 +215,7 @@ class Store:
     def _keep(self, request: Request, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
             self.backlog.keep(draft.image)
-        if request.answer:
-            request.answer.give([draft.image.id for draft in drafts])
+        request.succeed([draft.image.id for draft in drafts])
         self.on_arrival()
         self._writing.end("images are kept again")
 
@@ -234,7 +230,7 @@ class Store:
         self._writing.begin(f"images cannot be kept in {self.folder.root}: {error}")
         if request.answer:
             self.backlog.counts.refused += len(request.images)
-            request.answer.give(error)
+            request.fail(error)
         else:
             for _ in request.images:
                 self.backlog.turned_away(reason)
