@@ -83,8 +83,10 @@ def list_images(folder: Path, *, disk: Disk | None = None) -> list[ListedImage]:
         OSError: It cannot be read.
     """
     files = _files(folder, disk)
-    if not folder.is_dir():
-        raise NotFound(f"there is no outbox in {folder} (DATA_FOLDER says where it is)")
+    try:
+        next(files.disk.scan(folder), None)
+    except FileNotFoundError:
+        raise NotFound(f"there is no outbox in {folder} (DATA_FOLDER says where it is)") from None
     waiting = files.survey()
     priority = [image for image in waiting if image.queue is Queue.PRIORITY]
     normal = [image for image in reversed(waiting) if image.queue is Queue.NORMAL]

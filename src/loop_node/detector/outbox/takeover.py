@@ -30,7 +30,7 @@ __all__ = ["Takeover"]
 
 logger = logging.getLogger(__name__)
 
-_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[_T ]\d\d[:_\-.%3A]+\d\d[:_\-.%3A]+\d\d(\.\d+)?", re.ASCII)
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\d[_T]\d\d(:|%3A|-)\d\d(:|%3A|-)\d\d(\.\d+)?", re.ASCII)
 _IMAGE: Final = re.compile(r"image(_.*)?\.(jpg|json)", re.ASCII)
 _OLD_NAMES: Final = uuid.UUID("5d5d0a0c-5b0e-4d6f-8a35-0d5f0f9a2f11")
 
