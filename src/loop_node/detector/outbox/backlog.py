@@ -94,7 +94,10 @@ class _Line:
     size_bytes: int = 0
 
     def add(self, item: str, size_bytes: int) -> None:
-        insort(self.ids, item)
+        if self.ids and item < self.ids[-1]:
+            insort(self.ids, item)
+        else:  # nearly always, and much faster for a long folder at start
+            self.ids.append(item)
         self.sizes[item] = size_bytes
         self.size_bytes += size_bytes
 
@@ -121,7 +124,7 @@ class Backlog:
         return sum(len(line.ids) for line in self._lines.values())
 
     def __contains__(self, item: object) -> bool:
-        return any(item in line.sizes for line in self._lines.values())
+        return item in self._lines[Queue.NORMAL].sizes or item in self._lines[Queue.PRIORITY].sizes
 
     def ids(self, queue: Queue) -> Sequence[str]:
         """The ids of a queue, oldest first."""

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from attrs import define, frozen
+from attrs import define
 
 __all__ = ["Disk", "Entry", "NewFile", "RealDisk"]
 
 _FOLDERS_CAN_BE_SYNCED: Final = os.name == "posix"
 
 
-@frozen
-class Entry:
+class Entry(NamedTuple):
     """A name in a folder."""
 
     name: str

@@ -152,11 +152,13 @@ class Outbox:
             request.fail(Unavailable("the node is stopping"))
 
     async def _write_for_ever(self, takeover: Takeover) -> None:
-        tick, next_tick_s = 0, trio.current_time()
+        await self._store.trim()
+        await takeover.find()
+        ticks, next_tick_s = 0, trio.current_time()
         while not self._intake.closed:
             if trio.current_time() >= next_tick_s:
-                await self._look_after_folder(takeover, everything=tick % TICKS_PER_LOOK == 0)
-                tick, next_tick_s = tick + 1, trio.current_time() + TICK_S
+                await self._look_after_folder(takeover, ticks)
+                ticks, next_tick_s = ticks + 1, trio.current_time() + TICK_S
             if takeover.pending:
                 await takeover.step()
             else:
@@ -177,12 +179,12 @@ class Outbox:
             self._wrote.set()
             self._wrote = trio.Event()
 
-    async def _look_after_folder(self, takeover: Takeover, *, everything: bool) -> None:
-        if everything:
+    async def _look_after_folder(self, takeover: Takeover, ticks: int) -> None:
+        await self._store.note_oldest()
+        if ticks and ticks % TICKS_PER_LOOK == 0:
             await self._store.look_around()
             if not takeover.pending:
                 await takeover.find()
-        await self._store.note_oldest()
 
     async def run_drainer(self, send: Send, handle: Handle, *, rng: Callable[[], float] = random.random) -> None:
         """Send images until cancelled; see `Drainer.run`."""

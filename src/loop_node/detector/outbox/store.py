@@ -8,7 +8,7 @@ import errno
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -139,13 +139,15 @@ class Store:
         if highest_dead:
             self._highest = max(self._highest, sequence_of(highest_dead))
 
-    def _adopt(self, found: Iterable[Pending]) -> None:
+    def _adopt(self, found: Sequence[Pending]) -> None:
+        """Count images that were found, oldest first."""
         for image in found:
             if image.id not in self.backlog:
                 self.backlog.find(image)
-                self._highest = max(self._highest, sequence_of(image.id))
-                self._lowest = min(self._lowest, sequence_of(image.id))
-                self.on_arrival()
+        if found:
+            self._highest = max(self._highest, sequence_of(found[-1].id))
+            self._lowest = min(self._lowest, sequence_of(found[0].id))
+            self.on_arrival()
 
     def new_id(self) -> str:
         """An id that comes after all others in the order."""
@@ -285,18 +287,21 @@ class Store:
 
     async def look_around(self) -> None:
         """Notice what others did to the folder: files that were deleted or put back."""
-        before = {queue: frozenset(self.backlog.ids(queue)) for queue in Queue}
+        known = frozenset().union(*(self.backlog.ids(queue) for queue in Queue))
         try:
-            found = await self.run(self.folder.survey)
+            gone, found = await self.run(lambda: self._compare(known))
         except OSError as error:
             self._writing.begin(f"the outbox {self.folder.root} cannot be read: {error}")
             return
-        lying = {image.id for image in found}
-        known = frozenset().union(*before.values())
-        for item in known - lying:
+        for item in gone:
             self.backlog.vanished(item)
-        self._adopt(image for image in found if image.id not in known)
+        self._adopt(found)
         await self.trim()
+
+    def _compare(self, known: frozenset[str]) -> tuple[frozenset[str], list[Pending]]:
+        """Of the images that were known before, those that do not lie in the folder; and those in it that were not."""
+        lying = self.folder.survey()
+        return known.difference(image.id for image in lying), [image for image in lying if image.id not in known]
 
     async def note_oldest(self) -> None:
         """Learn how long the oldest image has waited."""
