@@ -139,9 +139,9 @@ def test_the_backoff_is_jittered_within_its_bounds(failures, roll):
     assert delivery.retry_at_s == pytest.approx(step_s * (1 - roll / 2))
 
 
-@pytest.mark.parametrize(("told_s", "waited_s"), [(0.0, 0), (7.5, 7.5), (100_000.0, 3600), (-5.0, 0)])
+@pytest.mark.parametrize(("told_s", "waited_s"), [(0.0, 1), (7.5, 7.5), (1e9, 3600), (-5.0, 1), (math.nan, 1)])
 def test_what_the_loop_says_about_waiting_is_honoured(told_s, waited_s):
-    """Up to an hour."""
+    """From a second, so that a Loop that says 0 is not flooded, up to an hour."""
     answers = [LoopUnavailable("busy", kind="overloaded", retry_after_s=told_s), None]
     play = Play(3, lambda ids: answers.pop(0))
     play.request(play.delivery.next(0))

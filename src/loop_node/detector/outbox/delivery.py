@@ -11,7 +11,7 @@ Requests follow one another as long as there is work. What happens to a request 
   must not hold up the others; but the one it ends with only steps aside for growing times and is never given up.
 - Any other no (401, 403, 404, ...), or the Loop was not reached: it is no image's fault. Sending goes on at the pace of
   the backoff, 1 s to 5 min with jitter.
-- A time to wait that the Loop names is honoured, up to an hour.
+- A time to wait that the Loop names is honoured, between a second and an hour.
 """
 
 import math
@@ -21,7 +21,7 @@ from typing import Final
 from attrs import define, frozen
 
 from loop_node.errors import LoopRefused, LoopUnavailable
-from loop_node.supervision import Backoff
+from loop_node.supervision.policy import Backoff
 
 from .backlog import Backlog
 
@@ -135,7 +135,7 @@ class Delivery:
         self.why = str(error)
         self._back_off(now_s, random_0_1)
         if error.retry_after_s is not None:
-            self.retry_at_s = now_s + min(max(error.retry_after_s, 0.0), _LONGEST_WAIT_S)
+            self.retry_at_s = now_s + min(max(_RETRY.first_s, error.retry_after_s), _LONGEST_WAIT_S)
         elif error.kind in _FAILED_AT_WORK:
             self._refusing = False
             if len(attempt.ids) > 1:

@@ -15,7 +15,7 @@ from attrs.validators import ge
 
 from .backlog import Pending, Queue
 from .disk import Disk, Entry
-from .item import Content, file_name, pack, parse_name, unpack
+from .item import Content, file_name, pack, packed_bytes, parse_name, unpack
 
 __all__ = ["DEAD", "INCOMING", "DeadImage", "DeadLimits", "Draft", "Folder"]
 
@@ -36,16 +36,15 @@ class DeadLimits:
 
 @frozen
 class Draft:
-    """An image that is about to become an item: the file's bytes in parts, and where it will lie."""
+    """An image that is about to become an item, and where it will lie."""
 
     image: Pending
-    parts: tuple[bytes, bytes]
+    content: Content
 
     @classmethod
     def of(cls, item: str, queue: Queue, content: Content) -> "Draft":
-        """Pack an image."""
-        parts = pack(content)
-        return cls(Pending(item, queue, sum(map(len, parts))), parts)
+        """An image with its new id."""
+        return cls(Pending(item, queue, packed_bytes(content)), content)
 
 
 @frozen
@@ -143,7 +142,7 @@ class Folder:
     def _stage(self, group: Sequence[Draft]) -> None:
         self._ensure(self.root / INCOMING)
         for draft in group:
-            self._write(self._staged(draft), draft.parts)
+            self._write(self._staged(draft), pack(draft.content))
 
     def _publish(self, group: Sequence[Draft]) -> None:
         for queue in {draft.image.queue for draft in group}:
@@ -222,7 +221,7 @@ class Folder:
         self._ensure(grave.parent)
         self._note_reason(draft.image, reason)
         try:
-            self._write(self._staged(draft), draft.parts)
+            self._write(self._staged(draft), pack(draft.content))
             self.disk.rename(self._staged(draft), grave)
             self.disk.sync_folder(grave.parent)
         except OSError:

@@ -22,7 +22,17 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["BrokenItem", "Content", "file_name", "item_id", "pack", "parse_name", "sequence_of", "unpack"]
+__all__ = [
+    "BrokenItem",
+    "Content",
+    "file_name",
+    "item_id",
+    "pack",
+    "packed_bytes",
+    "parse_name",
+    "sequence_of",
+    "unpack",
+]
 
 _FOOTER: Final = struct.Struct(">QII8s")
 _MAGIC: Final = b"LNOUTBX1"
@@ -67,6 +77,11 @@ def pack(content: Content) -> tuple[bytes, bytes]:
     checksum = zlib.crc32(content.metadata, zlib.crc32(content.jpeg))
     footer = _FOOTER.pack(len(content.jpeg), len(content.metadata), checksum, _MAGIC)
     return content.jpeg, content.metadata + footer
+
+
+def packed_bytes(content: Content) -> int:
+    """How large the file will be."""
+    return len(content.jpeg) + len(content.metadata) + _FOOTER.size
 
 
 def unpack(data: bytes) -> Content:
