@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from loop_node.detector.outbox import DeadLimits, DropReason, Limits, NewImage, OutboxMode, Queue
+from loop_node.detector.outbox import DeadLimits, DropReason, Limits, NewImage, OutboxMode, Queue, open_outbox
 from loop_node.detector.outbox.intake import Intake
 from loop_node.errors import LoopRefused, LoopUnavailable, Unavailable
 from loop_node.schemas.detections import ImageMetadata, Point, SegmentationDetection, Shape
@@ -182,13 +182,25 @@ async def test_an_upload_that_is_cut_off_by_the_end_hears_so(disk, autojump_cloc
         with pytest.raises(Unavailable, match=text):
             await outbox.store(b"x", METADATA, priority=True)
 
-    async with trio.open_nursery() as nursery, open_running(disk, run_blocking=hanging) as outbox:
+    writer = trio.CancelScope()
+
+    async def write(outbox):
+        with writer:
+            await outbox.run_writer(Handle())
+
+    async with (
+        open_outbox(OUTBOX, Limits(), disk=disk, run_blocking=hanging) as outbox,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(write, outbox)
         await store_many(outbox, 1)
         hangs.append(True)
         for text in ("interrupted", "is stopping"):  # one in the writer's hands, one in the line
             nursery.start_soon(upload, outbox, text)
             await wait_all_tasks_blocked()
-    await upload(outbox, "is stopping")
+        writer.cancel()
+        await trio.sleep(3)
+        await upload(outbox, "is stopping")
 
 
 async def test_a_refused_image_is_given_up_with_its_reason(disk, autojump_clock):
