@@ -71,10 +71,10 @@ class BacklogMachine(RuleBasedStateMachine):
         assert self.backlog.reserve(size, disk, displace=not old) == drops
         for gone in drops:
             self.take_out(gone, reason)
+        self.backlog.release(size)
         if not works:
-            self.backlog.release(size)
             return
-        self.backlog.keep(image)
+        self.backlog.find(image)
         self.stored += 1
         self.images.append(image)
         self.images.sort(key=lambda image: image.id)
@@ -86,6 +86,29 @@ class BacklogMachine(RuleBasedStateMachine):
         assert self.backlog.trim() == drops
         for gone in drops:
             self.take_out(gone, DropReason.COUNT)
+
+    @rule(sizes=st.lists(sizes, min_size=2, max_size=4), disk=st.integers(0, 3000))
+    def store_several_at_once(self, sizes, disk):
+        """What is reserved counts for those that follow before anything is written."""
+        written = []
+        for size in sizes:
+            beside = [*self.images, *written]
+            lack = max(
+                self.limits.free_bytes + size - disk,
+                sum(image.size_bytes for image in beside) + size - self.limits.total_bytes,
+            )
+            if lack > 0:
+                with pytest.raises(NoRoom):
+                    self.backlog.reserve(size, disk, displace=False)
+                continue
+            assert self.backlog.reserve(size, disk, displace=False) == []
+            disk -= size
+            written.append(self.new(Queue.PRIORITY, size))
+        self.backlog.release(sum(image.size_bytes for image in written))
+        for image in written:
+            self.backlog.find(image)
+        self.stored += len(written)
+        self.images = sorted(self.images + written, key=lambda image: image.id)
 
     @rule(queue=queues, size=sizes)
     def find(self, queue, size):

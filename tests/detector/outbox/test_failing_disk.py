@@ -23,6 +23,7 @@ class Course:
         self.memory = MemoryDisk()
         self.memory.put(OUTBOX / OLD / "image.jpg", b"old")
         self.memory.put(OUTBOX / OLD / "image.json", b"{}")
+        self.memory.put(OUTBOX / "normal" / OLD / "image.jpg", b"half")
         self.calls = Counter()
         self.fault = lambda name, path: None
         self.disk = FailingDisk(self.memory, self.check)
@@ -73,8 +74,9 @@ class Course:
         assert b"old" in at_loop
         names = self.memory.names()
         assert not [name for name in names if not name.startswith("dead/")]
-        if b"bad" in self.promised.values():
-            assert [name for name in names if name.endswith(".jpg")]
+        dead = {self.memory.read(OUTBOX / name)[:4] for name in names if name.endswith(".jpg")}
+        assert b"half" in dead
+        assert (b"bad{" in dead) is (b"bad" in self.promised.values())
 
 
 async def count_calls():

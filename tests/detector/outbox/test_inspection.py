@@ -129,6 +129,22 @@ def dead_images(disk):
     return [image for image in list_images(OUTBOX, disk=disk) if image.place is Place.DEAD]
 
 
+async def test_the_dead_without_a_reason_go_back_to_normal(autojump_clock):
+    """An operator may have deleted the note; what waits already is left where it is."""
+    disk = MemoryDisk()
+    async with open_running(disk) as outbox:
+        await outbox.store(b"x", METADATA, priority=True)
+        waiting = list_images(OUTBOX, disk=disk)
+        assert retry_images(OUTBOX, waiting, disk=disk) == [Outcome(waiting[0].id)]
+        (name,) = disk.names()
+        disk.make_folder(OUTBOX / "dead")
+        disk.rename(OUTBOX / name, OUTBOX / "dead" / name.removeprefix("priority/"))
+        (dead,) = dead_images(disk)
+        assert dead.reason == "unknown"
+        assert retry_images(OUTBOX, [dead], disk=disk) == [Outcome(dead.id)]
+    assert disk.names() == [name.replace("priority", "normal")]
+
+
 async def test_dropping_the_dead_takes_their_reasons_too(autojump_clock):
     """Nothing is left of them."""
     disk = MemoryDisk()

@@ -168,7 +168,7 @@ class Backlog:
     # room
 
     def reserve(self, size_bytes: int, disk_bytes: int, *, displace: bool = True) -> list[Pending]:
-        """Make room for an image that is about to be written; to be followed by `keep`, `lose` or `release`.
+        """Make room for an image that is about to be written; to be followed by `release`.
 
         Args:
             size_bytes: Of its file.
@@ -197,16 +197,11 @@ class Backlog:
         return dropped
 
     def release(self, size_bytes: int) -> None:
-        """Give back what was reserved for an image that is not kept and not counted."""
+        """Give back what was reserved: the image is durable and is counted next, or is not kept."""
         self._reserved_bytes -= size_bytes
 
-    def keep(self, image: Pending) -> None:
-        """Count an image with reserved room that is durable now."""
-        self.release(image.size_bytes)
-        self.find(image)
-
     def find(self, image: Pending) -> None:
-        """Count an image whose file is there: found at start, or put back by an operator."""
+        """Count an image whose file is there: made durable, found at start, or put back by an operator."""
         self.counts.stored += 1
         self._lines[image.queue].add(image.id, image.size_bytes)
 

@@ -107,29 +107,38 @@ class Folder:
 
     # writing
 
-    def commit(self, groups: Sequence[Sequence[Draft]]) -> list[OSError | None]:
+    def commit(self, groups: Sequence[Sequence[Draft]], displaced: Sequence[Pending] = ()) -> list[OSError | None]:
         """Make all images of all groups durable; of a group that fails nothing is kept.
+
+        Args:
+            groups: Images that are kept together or not at all.
+            displaced: Images that go first to make room.
 
         Returns:
             For each group what went wrong, or None: then all of it is on disk and survives a loss of power.
         """
+        self.remove(displaced, durably=False)
         errors = [self._attempt(self._stage, group) for group in groups]
         for number, group in enumerate(groups):
             errors[number] = errors[number] or self._attempt(self._publish, group)
         for queue in Queue:
-            concerned = [
-                number
-                for number, group in enumerate(groups)
-                if not errors[number] and any(draft.image.queue is queue for draft in group)
-            ]
-            try:
-                if concerned:
-                    self.disk.sync_folder(self.root / queue.value)
-            except OSError as error:
-                for number in concerned:
-                    errors[number] = error
-                    self._withdraw(groups[number])
+            self._sync_names(queue, groups, errors)
         return errors
+
+    def _sync_names(self, queue: Queue, groups: Sequence[Sequence[Draft]], errors: list[OSError | None]) -> None:
+        """Make the names in a queue's folder durable, for all groups without an error so far; or take all of them back."""
+        concerned = [
+            number
+            for number, group in enumerate(groups)
+            if not errors[number] and any(draft.image.queue is queue for draft in group)
+        ]
+        try:
+            if concerned:
+                self.disk.sync_folder(self.root / queue.value)
+        except OSError as error:
+            for number in concerned:
+                errors[number] = error
+                self._withdraw(groups[number])
 
     def _attempt(self, step: Callable[[Sequence[Draft]], None], group: Sequence[Draft]) -> OSError | None:
         try:

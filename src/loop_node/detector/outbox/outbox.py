@@ -20,7 +20,7 @@ from .drainer import Drainer, Handle, OutboxMode, Send
 from .folder import DeadLimits, Folder
 from .intake import Answer, Intake, Request
 from .item import Content
-from .store import RunBlocking, Store, in_one_thread
+from .store import RunBlocking, Store, Trouble, in_one_thread
 from .takeover import Takeover
 
 __all__ = ["NewImage", "Outbox", "OutboxStats", "open_outbox"]
@@ -67,6 +67,7 @@ class Outbox:
         self._store = store
         self._intake = intake
         self._drainer = Drainer(store)
+        self._behind = Trouble()
         self._writing = False
         self._wrote = trio.Event()
         store.on_arrival = self._drainer.stir
@@ -109,7 +110,10 @@ class Outbox:
             False if the writer is too far behind: the image is dropped and counted.
         """
         taken = self._intake.offer(Request([_content(NewImage(jpeg=jpeg, metadata=metadata, priority=priority))]))
-        if not taken:
+        if taken:
+            self._behind.end("the outbox's writer has caught up")
+        else:
+            self._behind.begin("images are dropped: they come faster than the disk takes them")
             self._store.backlog.turned_away(DropReason.WRITER_FULL)
         return taken
 

@@ -196,37 +196,30 @@ class Store:
         await self._commit(admitted, displaced)
 
     async def _commit(self, admitted: Sequence[tuple[Request, list[Draft]]], displaced: Sequence[Pending]) -> None:
-        def commit() -> list[OSError | None]:
-            self.folder.remove(displaced, durably=False)
-            return self.folder.commit([drafts for _, drafts in admitted])
-
-        outcomes: Sequence[OSError | None] = []
+        groups = [drafts for _, drafts in admitted]
         try:
-            outcomes = await self.run(commit)
+            outcomes = await self.run(lambda: self.folder.commit(groups, displaced))
         finally:
-            for _, drafts in admitted[len(outcomes) :]:
-                self.backlog.release(sum(draft.image.size_bytes for draft in drafts))
+            self.backlog.release(sum(draft.image.size_bytes for drafts in groups for draft in drafts))
         for (request, drafts), error in zip(admitted, outcomes, strict=True):
             if error is None:
                 self._keep(request, drafts)
             else:
-                self.backlog.release(sum(draft.image.size_bytes for draft in drafts))
                 self._fail(request, error)
         await self.trim()
 
     def _keep(self, request: Request, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
-            self.backlog.keep(draft.image)
+            self.backlog.find(draft.image)
         request.succeed([draft.image.id for draft in drafts])
         self.on_arrival()
         self._writing.end("images are kept again")
 
     def _fail(self, request: Request, error: OSError) -> None:
         text = f"the image could not be written: {error.strerror or error}"
-        full = _is_full(error)
-        self._turn_away(
-            request, DropReason.WRITE_FAILED, StorageFull(text, retry_after_s=60) if full else Unavailable(text)
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        told = StorageFull(text, retry_after_s=60) if full else Unavailable(text)
+        self._turn_away(request, DropReason.WRITE_FAILED, told)
 
     def _turn_away(self, request: Request, reason: DropReason, error: Exception) -> None:
         self._writing.begin(f"images cannot be kept in {self.folder.root}: {error}")
@@ -260,17 +253,13 @@ class Store:
                 self.backlog.turned_away(no_room.reason)
                 return True
             return False
-        outcome: OSError | None = None
         try:
-            await self.run(lambda: self.folder.remove(dropped, durably=False))
-            (outcome,) = await self.run(lambda: self.folder.commit([[draft]]))
-        except BaseException:
+            (error,) = await self.run(lambda: self.folder.commit([[draft]], dropped))
+        finally:
             self.backlog.release(draft.image.size_bytes)
-            raise
-        if outcome:
-            self.backlog.release(draft.image.size_bytes)
-            raise outcome
-        self.backlog.keep(draft.image)
+        if error:
+            raise error
+        self.backlog.find(draft.image)
         self.on_arrival()
         await self.trim()
         return True
@@ -362,7 +351,3 @@ class Store:
             logger.warning("image %s was set aside: %s", item, reason)
             self.backlog.buried(item)
         return True
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
