@@ -46,7 +46,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
     except RuntimeError as error:  # how zipfile says that a password is needed
         raise ModelError(f"{archive} cannot be unpacked: {error}") from None
     except OSError as error:
-        raise ModelError(f"{archive} cannot be unpacked into {into}: {error}") from None
+        raise ModelError(f"{archive} cannot be unpacked into {into}: {error}") from error  # the disk, not the zip
     return folder
 
 
