@@ -237,8 +237,10 @@ class ModelStore:
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(exist_ok=True)
         remove(self.data_folder / "current_model.tmp")
-        self._record.read()
-        self._take_over()
+        has_record = self._record.read()
+        self._take_over([] if has_record else self.versions())
+        with suppress(OSError):  # on a full disk what is there must serve all the same
+            self._record.write()
 
     def reset(self) -> None:
         """Remove every model and the record."""
@@ -288,11 +290,11 @@ class ModelStore:
                 logger.info("model %s goes: it is none of the last %d that served", version, self.keep)
                 self._throw_away(self.models / version)
 
-    def _take_over(self) -> None:
-        """Let the linked model be the last that served; without a record, the other folders served before it."""
+    def _take_over(self, older: list[str]) -> None:
+        """Let the linked model be the last that served, and those of a node that kept no record the ones before."""
         linked = self._linked()
-        versions = [] if self._record.served else sorted(self.versions(), key=self._age)
-        for version in [*(name for name in versions if name != linked), *([linked] if linked else [])]:
+        older = sorted((version for version in older if version != linked), key=self._age)
+        for version in [*older, *([linked] if linked is not None else [])]:
             information = self._information(version)
             if information is not None:
                 model = ModelRef(information.id.lower(), version)

@@ -278,7 +278,8 @@ class ModelWatcher:
         """Put a model into quarantine and say why."""
         is_ours = isinstance(error, (LoopNodeError, OSError))
         reason = str(error) if isinstance(error, LoopNodeError) else f"{type(error).__name__}: {error}"
-        logger.error("model %s: %s", model.version, reason, exc_info=None if is_ours else error)
+        text = reason if reason.startswith(f"model {model.version} ") else f"model {model.version}: {reason}"
+        logger.error("%s", text, exc_info=None if is_ours else error)
         if isinstance(error.__cause__, OSError):  # the disk's fault, not the model's
             failure = Failure.DOWNLOAD
         held = quarantined(
@@ -294,7 +295,7 @@ class ModelWatcher:
         self._quarantine[model.id] = held
         while len(self._quarantine) > _MOST_HELD_BACK:
             del self._quarantine[next(iter(self._quarantine))]
-        self.state.model_error = f"model {model.version}: {reason}"
+        self.state.held_back, self.state.model_error = dict(self._quarantine), text
         if self.exchange.engine.model is None and self.state.updating_to is None:
             self.exchange.engine.why_no_model = self.state.model_error
         if failure is Failure.BUILD and model != self.exchange.local_ref:

@@ -45,13 +45,17 @@ class StoreRecord:
     _deaths: dict[str, int] = field(factory=dict)
     _building: ModelRef | None = None
 
-    def read(self) -> None:
-        """Take in what is on disk; a note of a build is one that the process did not survive."""
+    def read(self) -> bool:
+        """Take in what is on disk; a note of a build is one that the process did not survive.
+
+        Returns:
+            Whether there was anything.
+        """
         try:
             said = read_json(self.path)
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be read and is begun anew: %s", self.path, error)
-            return
+            return False
         if isinstance(said, dict):
             self.served = [model for one in _list(said.get("served")) if (model := _model(one))]
             self._held_back = [held for one in _list(said.get("held_back")) if (held := _held(one))]
@@ -59,6 +63,7 @@ class StoreRecord:
             died = _model(said.get("building"))
             if died is not None:
                 self._count_death(died)
+        return isinstance(said, dict)
 
     def write(self) -> None:
         """Put it on disk.

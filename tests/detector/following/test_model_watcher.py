@@ -82,7 +82,7 @@ async def test_a_bad_model_never_stops_detection(machines: Any, loop: Any, paper
             loop.publish("2.0", BAD[bad](paper.zip))
             await machine.settle()
         assert (machine.version, machine.failed, machine.disk) == ("1.0", [], ["1.0"])
-        assert machine.state.errors["model"].startswith("model 2.0: ")
+        assert machine.state.errors["model"].startswith("model 2.0")
         about = machine.state.about(machine.engine.model)
         assert about["errors"] == machine.state.errors
         assert about["held_back"][0]["version"] == "2.0"
