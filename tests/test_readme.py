@@ -31,12 +31,12 @@ def test_every_event_is_listed() -> None:
     """So is the table of events."""
     from loop_node.detector.detection import Detector  # slow
     from loop_node.detector.events import detector_events  # the same
+    from loop_node.detector.models import ModelLoader  # the same
     from loop_node.detector.state import DetectorState  # the same
     from loop_node.inference.engine import Engine  # the same
 
-    async def reload_model() -> None: ...
-
-    events = detector_events(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState(), reload_model)
+    state, engine = DetectorState(), Engine()
+    events = detector_events(Detector(engine, 1, trio.CapacityLimiter(1)), state, ModelLoader(engine, state, None))
     for event in events:
         assert f"`{event}`" in README
 
@@ -46,11 +46,15 @@ def test_every_endpoint_is_listed() -> None:
     import trio  # the same
 
     from loop_node.detector.detection import Detector  # the same
+    from loop_node.detector.models import ModelLoader  # the same
     from loop_node.detector.rest import detector_endpoints  # slow
     from loop_node.detector.state import DetectorState  # slow
     from loop_node.inference.engine import Engine  # the same
 
-    endpoints = detector_endpoints(Detector(Engine(), 1, trio.CapacityLimiter(1)), DetectorState())
+    state, engine = DetectorState(), Engine()
+    loader = ModelLoader(engine, state, None)
+    detector = Detector(engine, 1, trio.CapacityLimiter(1))
+    endpoints = detector_endpoints(detector, state, loader, has_backdoor=True)
     for endpoint in endpoints:
         assert f"`{endpoint.method} {endpoint.path}`" in README
 

@@ -1,6 +1,5 @@
 """Model zips unpacked so that a hostile or broken one harms nothing: it writes only below its own folder, or not at all."""
 
-import errno
 import hashlib
 import lzma
 import shutil
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from loop_node.errors import ModelError, StorageFull
+from loop_node.errors import ModelError
 
 __all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "copy_entries", "read_file", "unpack"]
 
@@ -34,8 +33,8 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
         The folder.
 
     Raises:
-        ModelError: It is no zip, is broken, is over a bound, or names something outside of its folder.
-        StorageFull: No room.
+        ModelError: It is no zip, is broken, is over a bound, or names something outside of its folder;
+            or the disk is at fault, whose error is the cause then.
     """
     with _usable(str(archive)):
         with archive.open("rb") as stream:
@@ -115,9 +114,7 @@ def _usable(called: str) -> Iterator[None]:
     except RuntimeError as error:  # how zipfile says that a password is needed
         raise ModelError(f"{called} cannot be unpacked: {error}") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{called} cannot be unpacked: {error.strerror}") from error
-        raise ModelError(f"{called} cannot be unpacked: {error}") from None
+        raise ModelError(f"{called} cannot be unpacked: {error}") from error  # the disk, not the zip
 
 
 def _few_entries(called: str, archive: zipfile.ZipFile, max_entries: int) -> list[zipfile.ZipInfo]:

@@ -16,7 +16,7 @@ from loop_node.detector.detection import Detector
 from loop_node.detector.events import detector_events, error_ack
 from loop_node.detector.rest import detector_endpoints
 from loop_node.detector.state import DetectorState
-from loop_node.errors import ModelError
+from loop_node.errors import InputError
 from loop_node.inference.engine import Detected, Engine, open_engine
 from loop_node.schemas.detections import BoxDetection, ImageMetadata
 from loop_node.schemas.models import Category, ModelInformation
@@ -66,6 +66,34 @@ class PaperModel:
 
 
 @define
+class PaperControl:
+    """Takes down what it is told; takes no version but 1.0."""
+
+    state: DetectorState
+    told: list[str] = field(factory=list)
+    fault: Exception | None = None
+
+    async def load(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append("load")
+        if self.fault is not None:
+            raise self.fault
+
+    async def set_mode(self, text: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if text not in ("follow_loop", "pause", "previous", "1.0"):
+            raise InputError("Invalid version number")
+        self.told.append(text)
+
+    def set_operation_mode(self, mode: OperationMode) -> None:
+        self.state.operation_mode = mode
+
+    async def reset(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append("reset")
+
+
+@define
 class Node:
     """A detector's HTTP side, a client for it, and what lies behind."""
 
@@ -73,7 +101,7 @@ class Node:
     engine: Engine
     state: DetectorState
     model: PaperModel
-    reloads: list[str]
+    control: PaperControl
 
 
 @pytest.fixture
@@ -91,21 +119,14 @@ def encode() -> Any:
 async def node() -> AsyncIterator[Node]:
     state = DetectorState(operation_mode=OperationMode.IDLE)
     model = PaperModel(ImageMetadata(box_detections=[BOX]))
-    reloads: list[str] = []
-
-    async def reload_model() -> None:
-        await trio.lowlevel.checkpoint()
-        reloads.append("reload")
-        if len(reloads) > 1:
-            raise ModelError("the file has gone")
-
+    control = PaperControl(state)
     async with open_engine(max_queue=4) as engine, open_listeners("127.0.0.1", 0) as listeners:
         detector = Detector(engine, 10_000, trio.CapacityLimiter(2))
         await engine.install(model)
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with (
             open_socketio_server(
-                detector_events(detector, state, reload_model),
+                detector_events(detector, state, control),
                 limits=Limits(max_payload_bytes=1_000_000),
                 error_ack=error_ack,
             ) as socketio,
@@ -114,7 +135,7 @@ async def node() -> AsyncIterator[Node]:
         ):
             app = create_app(
                 "t",
-                detector_endpoints(detector, state),
+                detector_endpoints(detector, state, control, has_backdoor=True),
                 health=Health(),
                 not_ready=list,
                 max_body_bytes=100_000,
@@ -122,5 +143,5 @@ async def node() -> AsyncIterator[Node]:
             )
             limits = HttpLimits(body_bytes=1_000_000)
             nursery.start_soon(lambda: serve_http(app, listeners, stop=trio.Event(), limits=limits, ready=lambda: None))
-            yield Node(client, engine, state, model, reloads)
+            yield Node(client, engine, state, model, control)
             nursery.cancel_scope.cancel()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loop_node.errors import ModelError
 from loop_node.schemas.detections import ImageMetadata, Point, SegmentationDetection, Shape
 from loop_node.socketio.client import open_socketio
 from loop_node.socketio.session import Peer
@@ -192,7 +193,8 @@ async def test_about_and_versions_are_those_of_rest(node: Any, robot: Peer) -> N
 async def test_soft_reload_builds_the_model_anew(node: Any, robot: Peer) -> None:
     """Robots have always called it, and nobody answered."""
     assert await answer(robot, "soft_reload") == {"status": "OK"}
-    assert node.reloads == ["reload"]
+    assert node.control.told == ["load"]
+    node.control.fault = ModelError("the file has gone")
     assert await answer(robot, "soft_reload") == {"error": "the file has gone"}
 
 
@@ -202,7 +204,6 @@ async def test_soft_reload_builds_the_model_anew(node: Any, robot: Peer) -> None
         ("upload", {"image": b"x"}),
         ("get_outbox_mode", None),
         ("set_outbox_mode", "stopped"),
-        ("set_model_version_mode", "pause"),
         ("fly", None),
     ],
 )
@@ -217,3 +218,19 @@ async def test_a_dead_letter_is_only_logged(robot: Peer, caplog: pytest.LogCaptu
     await robot.emit("upload", {"image": b"x"})
     assert (await answer(robot, "about"))["operation_mode"] == "idle"
     assert "no outbox" in caplog.text
+
+
+async def test_a_robot_chooses_the_version(node: Any, robot: Peer) -> None:
+    """The contract's ack, and its texts for what cannot be."""
+    for mode in ("pause", "1.0", "previous"):
+        assert await answer(robot, "set_model_version_mode", mode) == {"status": "OK"}
+    for mode in ("newest", "", None, 1.0, {"mode": "pause"}):
+        assert await answer(robot, "set_model_version_mode", mode) == {"error": "Invalid version number"}
+    assert node.control.told == ["pause", "1.0", "previous"]
+
+
+async def test_info_names_the_version_that_is_being_built(node: Any, robot: Peer) -> None:
+    """Where the old model had to go first."""
+    await node.engine.install(None)
+    node.state.updating_to = "1.3"
+    assert await answer(robot, "info") == {"status": "Updating model to version 1.3"}

@@ -5,8 +5,11 @@ import logging
 from typing import Any
 
 import pytest
+import trio
 from PIL import Image
 
+from loop_node.detector.state import Download
+from loop_node.detector.update_policy import Failure, ModelRef, Quarantined
 from loop_node.schemas.detections import ImageMetadata, Point, SegmentationDetection, Shape
 
 
@@ -187,3 +190,53 @@ async def test_operation_mode_is_plain_text(node: Any) -> None:
     """No JSON here."""
     answer = await node.client.get("/operation_mode")
     assert (answer.text, answer.headers["content-type"]) == ("idle", "text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("mode", ["follow_loop", "pause", "previous", "1.0", " 1.0\n"])
+async def test_the_model_version_is_put_as_plain_text(node: Any, mode: str) -> None:
+    """The answer is JSON, with its quotes."""
+    answer = await node.client.put("/model_version", content=mode)
+    assert (answer.status_code, answer.text) == (200, '"OK"')
+    assert node.control.told == [mode.strip()]
+
+
+@pytest.mark.parametrize("mode", ["", "newest", "\xff", "1" * 200])
+async def test_a_model_version_that_is_none_is_a_400(node: Any, mode: str) -> None:
+    """With the contract's text."""
+    answer = await node.client.put("/model_version", content=mode)
+    assert (answer.status_code, answer.json()) == (400, {"detail": "Invalid version number"})
+    assert node.control.told == []
+
+
+async def test_operation_mode_can_be_put(node: Any) -> None:
+    """One of three words; also when it is the same."""
+    for mode in ("detecting", "detecting", "idle", "startup"):
+        answer = await node.client.put("/operation_mode", content=mode)
+        assert (answer.status_code, answer.text) == (200, '"OK"')
+        assert (await node.client.get("/operation_mode")).text == mode
+    answer = await node.client.put("/operation_mode", content="check_for_updates")
+    assert answer.status_code == 422
+    assert "startup, idle, detecting" in answer.json()["detail"]
+
+
+async def test_the_backdoor_resets(node: Any) -> None:
+    """`true`, as JSON."""
+    answer = await node.client.post("/reset")
+    assert (answer.status_code, answer.text, node.control.told) == (200, "true", ["reset"])
+
+
+async def test_about_tells_of_downloads_and_models_held_back(node: Any) -> None:
+    """Beside the contract's keys."""
+    model = ModelRef("id", "1.3")
+    held = Quarantined(
+        model=model, failure=Failure.BUILD, reason="NaN", failures=1, retry_at_s=trio.current_time() + 60
+    )
+    node.state.download = Download(version="1.4", received_bytes=5, total_bytes=10)
+    node.state.held_back = {"id": held}
+    node.state.note_fault("deployment_target", "unreachable")
+    node.state.model_error = "model 1.3: NaN"
+    said = (await node.client.get("/about")).json()
+    assert said["download"] == {"version": "1.4", "received_bytes": 5, "total_bytes": 10}
+    assert said["held_back"][0].pop("retry_in_s") == pytest.approx(60, abs=5)
+    assert said["held_back"] == [{"version": "1.3", "failed_at": "build", "reason": "NaN", "failures": 1}]
+    assert said["errors"] == {"model": "model 1.3: NaN", "deployment_target": "unreachable"}

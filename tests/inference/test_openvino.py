@@ -223,11 +223,31 @@ def test_a_wrong_number_of_categories_is_refused(build):
         build(lambda image: [_means(image)], categories=[("a", None), ("b", None)])
 
 
-def test_a_model_that_answers_nan_is_refused_at_warm_up(build):
-    """And if it does so later, it finds nothing."""
+@pytest.mark.parametrize("offset", [2.0, 0.0])
+def test_a_model_that_answers_no_numbers_is_refused(build, offset):
+    """NaN, the logarithm of less than 0, or infinity, that of 0."""
+    model = build(lambda image: [ops.log(ops.subtract(_means(image), _constant(offset)))])
+    model.warm_up()
+    with pytest.raises(ModelError, match="model 9 answers a black image with NaN or infinity"):
+        model.probe()
+
+
+def test_a_model_that_fails_on_white_alone_is_refused(build):
+    """One kind of image is not enough to know."""
+    model = build(lambda image: [ops.log(ops.subtract(_constant(0.9), _means(image)))])
+    with pytest.raises(ModelError, match="answers a white image with NaN or infinity"):
+        model.probe()
+
+
+def test_a_sound_model_passes_the_probe(coco):
+    """And gives its infer request back."""
+    for _ in range(2 * coco.max_in_flight):
+        coco.probe()
+
+
+def test_a_model_that_answers_nan_later_finds_nothing(build):
+    """What is no number is no confidence."""
     model = build(lambda image: [ops.log(ops.subtract(_means(image), _constant(2.0)))])
-    with pytest.raises(ModelError, match="model 9 answers a plain image with NaN"):
-        model.warm_up()
     assert model.detect(_plain(RED)).metadata.classification_detections == []
 
 

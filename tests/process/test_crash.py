@@ -8,12 +8,14 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 from attrs import Factory, define
+
 from launching import Launcher, Node
 
 pytestmark = pytest.mark.process
@@ -34,6 +36,9 @@ class Oracle:
     acknowledged: set[str] = Factory(set)
     sent: set[str] = Factory(set)
     numbers: Iterator[int] = Factory(lambda: iter(range(10**9)))
+
+    def has_heard(self, enough: int) -> bool:
+        return len(self.acknowledged) >= enough
 
     def new(self, count: int) -> list[str]:
         names = [f"image-{next(self.numbers)}" for _ in range(count)]
@@ -75,7 +80,7 @@ async def test_no_acknowledged_image_is_lost(
         await client.post("/api/local/projects", json={"organization": "o", "project": "p"})
 
     async def start() -> Node:
-        logic = f"{examples / "mock_detector" / "mock_detector.py"}:MockDetectorFactory:MockFactory"
+        logic = f"{examples / 'mock_detector' / 'mock_detector.py'}:MockDetectorFactory"
         return await nodes.start(
             "detector",
             "--logic",
@@ -90,12 +95,12 @@ async def test_no_acknowledged_image_is_lost(
 
     for cycle in range(CYCLES):
         node = await start()
-        known = len(oracle.acknowledged)
+        enough = len(oracle.acknowledged) + 1
         async with trio.open_nursery() as nursery:
             for _ in range(UPLOADERS):
                 nursery.start_soon(upload, node.url, oracle, small_jpeg, dice)
             nursery.start_soon(detect, node.url, small_jpeg)
-            await node.until(lambda: len(oracle.acknowledged) > known, f"an acknowledgement in cycle {cycle}")
+            await node.until(partial(oracle.has_heard, enough), f"an acknowledgement in cycle {cycle}")
             await trio.sleep(dice.uniform(0, 0.5))  # some moment of what is under way
             node.process.kill()
         node.process.wait()
@@ -109,7 +114,7 @@ async def test_no_acknowledged_image_is_lost(
     assert by_source.keys() - oracle.sent <= {"detect"}
     twice = [name for name, count in Counter(name for name, _ in arrived).items() if count > 1]
     assert len(twice) <= BATCH * CYCLES
-    per_name = {name: source for name, source in arrived}
+    per_name = dict(arrived)
     assert Counter(source for source in per_name.values() if source != "detect").most_common(1)[0][1] == 1
     print(f"{len(oracle.acknowledged)} acknowledged, {len(arrived)} arrived, {len(twice)} twice, {CYCLES} kills")
 
@@ -136,5 +141,3 @@ async def arrivals(loop: Node, chunk: int = 100) -> list[tuple[str, str]]:
             records = (await client.get(f"{PROJECT}/images", params=params)).json()["images"]
             found += [(record["name"], record["source"]) for record in records]
         return found
-
-

@@ -5,7 +5,7 @@ does not look at `error` then fails, instead of taking the fault for an empty sc
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import frozen
@@ -17,6 +17,7 @@ from loop_node.socketio.packets import Value
 from loop_node.socketio.session import Handler, Peer
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, Pixels, read_creation_date
+from .model_control import ModelControl
 from .state import DetectorState
 
 __all__ = ["detector_events", "error_ack"]
@@ -36,17 +37,15 @@ def error_ack(event: str, message: str) -> Value:
     return {"error": message} | _NOTHING_SEEN.get(event, {})
 
 
-def detector_events(
-    detector: Detector, state: DetectorState, reload_model: Callable[[], Awaitable[None]]
-) -> dict[str, Handler]:
+def detector_events(detector: Detector, state: DetectorState, control: ModelControl) -> dict[str, Handler]:
     """The table of the detector's events.
 
     Args:
         detector: Finds things.
         state: What is said of it.
-        reload_model: Builds the current model anew and installs it.
+        control: Who chooses its model.
     """
-    events = _Events(detector, state, reload_model)
+    events = _Events(detector, state, control)
     return {
         "detect": events.detect,
         "batch_detect": events.batch_detect,
@@ -57,7 +56,7 @@ def detector_events(
         "upload": _not_there("there is no outbox yet, the image was not kept"),
         "get_outbox_mode": _not_there("there is no outbox yet"),
         "set_outbox_mode": _not_there("there is no outbox yet"),
-        "set_model_version_mode": _not_there("this detector does not follow the Learning Loop yet"),
+        "set_model_version_mode": events.set_model_version_mode,
     }
 
 
@@ -67,7 +66,7 @@ class _Events:
 
     detector: Detector
     state: DetectorState
-    reload_model: Callable[[], Awaitable[None]]
+    control: ModelControl
 
     async def detect(self, _peer: Peer, data: Value = None) -> Value:
         request = _object(data)
@@ -86,7 +85,8 @@ class _Events:
     async def info(self, _peer: Peer, _data: Value = None) -> Value:
         model = self.detector.engine.model
         if model is None:
-            return {"status": "No model loaded"}
+            version = self.state.updating_to
+            return {"status": f"Updating model to version {version}" if version else "No model loaded"}
         return model_json(model.information) | {"model_root_path": model.information.model_root_path}
 
     async def about(self, _peer: Peer, _data: Value = None) -> Value:
@@ -97,7 +97,11 @@ class _Events:
         return versions
 
     async def soft_reload(self, _peer: Peer, _data: Value = None) -> Value:
-        await self.reload_model()
+        await self.control.load()
+        return {"status": "OK"}
+
+    async def set_model_version_mode(self, _peer: Peer, data: Value = None) -> Value:
+        await self.control.set_mode(data if isinstance(data, str) else "")
         return {"status": "OK"}
 
     def _image(self, image: Value, field: str) -> bytes | Pixels:

@@ -7,7 +7,9 @@ Resources outside, supervised tasks inside::
     `- listeners, engine, Socket.IO server { per peer: timekeeper, handlers }
        `- supervise
           |- http_server    VITAL       ends when stopped and drained, and all others with it
-          `- model_loader   DEGRADABLE  builds the model that was asked for and installs it
+          |- model_loader   DEGRADABLE  alone: builds the model that was asked for and installs it
+          |- model_watcher  DEGRADABLE  with a Learning Loop: target -> download -> build -> probe -> exchange
+          `- status_reporter DEGRADABLE with a Learning Loop: tells it how the detector is
 """
 
 import logging
@@ -15,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import trio
+from attrs import frozen
 
 from loop_node.images import keep_large_buffers
 from loop_node.inference.engine import Engine, open_engine
@@ -29,7 +32,10 @@ from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle
 
 from .detection import Detector
 from .events import detector_events, error_ack
+from .following import prepare_following
 from .logic import DetectorLogicFactory
+from .model_control import ModelControl
+from .model_source import ModelSource
 from .models import ModelBuild, ModelLoader, prepare_build
 from .rest import detector_endpoints
 from .state import DetectorState
@@ -45,6 +51,8 @@ async def run_detector(
     settings: Settings,
     *,
     factory: DetectorLogicFactory | None = None,
+    source: ModelSource | None = None,
+    node_uuid: str = "",
     announce: Callable[[str], None] = lambda url: logger.info("listening on %s", url),
     change_tasks: ChangeTasks = lambda tasks: tasks,
 ) -> None:
@@ -53,17 +61,19 @@ async def run_detector(
     Args:
         settings: The operator's settings.
         factory: A logic to use instead of OpenVINO.
+        source: The Learning Loop's project that it follows; None stands alone.
+        node_uuid: By which the Learning Loop knows this node.
         announce: Called once with the node's address, when its doors are open.
         change_tasks: A seam for tests that make a task fail.
 
     Raises:
-        SettingsError: The address is taken, or the model that was asked for is not there.
+        SettingsError: The address is taken, the model that was asked for is not there, or models cannot be kept.
         TaskGivenUp: A vital task failed for good.
     """
     tuning.install()
     keep_large_buffers()
     build = prepare_build(settings, factory)
-    _tell_what_is_missing(settings, build)
+    _tell_what_is_missing(settings, build, source)
     stop = trio.Event()
     async with (
         open_listeners(settings.node_host, settings.node_port) as listeners,
@@ -72,33 +82,64 @@ async def run_detector(
     ):
         await node.start(watch_signals, stop, node.cancel_scope)
         announce(listening_url(listeners))
-        await _run_tasks(settings, engine, listeners, build, stop, change_tasks)
+        state = DetectorState(version_control=VersionControl(settings.version_control_default))
+        if source is None:
+            models = _alone(engine, state, build)
+        else:
+            following = prepare_following(
+                settings, source, node_uuid=node_uuid, engine=engine, state=state, local=build, factory=factory
+            )
+            models = _Models(following.watcher, following.tasks())
+        await _run_tasks(settings, engine, state, listeners, models, stop, change_tasks)
         node.cancel_scope.cancel()
+
+
+@frozen
+class _Models:
+    """Who chooses the model, and the tasks that see to it."""
+
+    control: ModelControl
+    tasks: list[Task]
+
+
+def _alone(engine: Engine, state: DetectorState, build: ModelBuild | None) -> _Models:
+    loader = ModelLoader(engine, state, build)
+
+    async def model_loader(handle: TaskHandle) -> None:
+        handle.ready()
+        try:
+            if build is not None:
+                await loader.load()
+        finally:
+            if state.operation_mode is OperationMode.STARTUP:
+                state.operation_mode = OperationMode.IDLE
+
+    task = Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE)
+    return _Models(loader, [task])
 
 
 async def _run_tasks(
     settings: Settings,
     engine: Engine,
+    state: DetectorState,
     listeners: list[trio.SocketListener],
-    build: ModelBuild | None,
+    models: _Models,
     stop: trio.Event,
     change_tasks: ChangeTasks,
 ) -> None:
     health = Health()
-    state = DetectorState(version_control=VersionControl(settings.version_control_default))
-    loader = ModelLoader(engine, state, build)
     detector = Detector(engine, settings.max_image_pixels, trio.CapacityLimiter(os.cpu_count() or 1))
     limits = HttpLimits(connections=settings.max_connections, body_bytes=settings.max_body_bytes)
     tasks = trio.CancelScope()
     async with open_socketio_server(
-        detector_events(detector, state, loader.load),
+        detector_events(detector, state, models.control),
         limits=_socketio_limits(settings),
         allowed_origins=settings.cors_allowed_origins,
         error_ack=error_ack,
     ) as socketio:
         app = create_app(
             settings.node_name,
-            detector_endpoints(detector, state),
+            detector_endpoints(detector, state, models.control, has_backdoor=settings.use_backdoor_controls),
             health=health,
             not_ready=lambda: [] if engine.model else [engine.why_no_model],
             max_body_bytes=settings.max_body_bytes,
@@ -110,18 +151,10 @@ async def _run_tasks(
             await serve_node(app, socketio, listeners, stop=stop, limits=limits, ready=handle.ready)
             tasks.cancel()
 
-        async def model_loader(handle: TaskHandle) -> None:
-            handle.ready()
-            try:
-                if build is not None:
-                    await loader.load()
-            finally:
-                state.operation_mode = OperationMode.IDLE
-
         wanted = change_tasks(
             [
                 Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL),
-                Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE),
+                *models.tasks,
             ]
         )
         with tasks:
@@ -139,7 +172,9 @@ def _socketio_limits(settings: Settings) -> Limits:
     )
 
 
-def _tell_what_is_missing(settings: Settings, build: ModelBuild | None) -> None:
+def _tell_what_is_missing(settings: Settings, build: ModelBuild | None, source: ModelSource | None) -> None:
+    if source is not None:
+        return
     if build is None:
         logger.warning("no model: set MODEL or --model; `coco` is the bundled one")
     if settings.serves_project:

@@ -6,15 +6,16 @@ from typing import Any
 from attrs import frozen
 from quart import Response, request
 
-from loop_node.errors import ImageError
+from loop_node.errors import ImageError, InputError
 from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode
 from loop_node.schemas.wire import unstructure_flat
 from loop_node.serving.app import json_answer, text_answer
 from loop_node.serving.openapi import Endpoint, Parameter
-from loop_node.serving.uploads import read_image
+from loop_node.serving.uploads import read_body, read_image
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, read_autoupload, read_creation_date
+from .model_control import ModelControl
 from .state import DetectorState
 
 __all__ = ["detector_endpoints"]
@@ -41,10 +42,30 @@ _WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
 """The words beside an image: name, spellings in order of preference, description, schema."""
 
 
-def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoint]:
-    """The detector's own endpoints, over its engine and its state."""
-    rest = _Rest(detector, state)
+_OK: dict[str, Any] = {"type": "string", "enum": ["OK"]}
+
+
+def detector_endpoints(
+    detector: Detector, state: DetectorState, control: ModelControl, *, has_backdoor: bool = False
+) -> list[Endpoint]:
+    """The detector's own endpoints.
+
+    Args:
+        detector: Finds things.
+        state: What is said of it.
+        control: Who chooses its model.
+        has_backdoor: USE_BACKDOOR_CONTROLS.
+    """
+    rest = _Rest(detector, state, control)
+    backdoor = Endpoint(
+        method="POST",
+        path="/reset",
+        handle=rest.reset,
+        summary="Forget models and modes; images that were not uploaded yet stay.",
+        answer={"type": "boolean"},
+    )
     return [
+        *([backdoor] if has_backdoor else []),
         Endpoint(
             method="POST",
             path="/detect",
@@ -66,11 +87,29 @@ def detector_endpoints(detector: Detector, state: DetectorState) -> list[Endpoin
             answer=ModelVersionResponse,
         ),
         Endpoint(
+            method="PUT",
+            path="/model_version",
+            handle=rest.put_model_version,
+            summary="Follow the Learning Loop, stay as it is, go back, or serve a certain version.",
+            text_pattern=r"^(follow_loop|pause|previous|[0-9]+(\.[0-9]+)*)$",
+            answer=_OK,
+            faults=(400,),
+        ),
+        Endpoint(
             method="GET",
             path="/operation_mode",
             handle=rest.operation_mode,
             summary="What the detector is doing.",
             text_answer=tuple(OperationMode),
+        ),
+        Endpoint(
+            method="PUT",
+            path="/operation_mode",
+            handle=rest.put_operation_mode,
+            summary="Say what the detector is doing; while `detecting` its model is not exchanged.",
+            text_body=tuple(OperationMode),
+            answer=_OK,
+            faults=(422,),
         ),
     ]
 
@@ -81,6 +120,7 @@ class _Rest:
 
     detector: Detector
     state: DetectorState
+    control: ModelControl
 
     async def detect(self) -> Response:
         image, order = await read_image(request, field="file"), _order()
@@ -98,8 +138,30 @@ class _Rest:
     async def model_version(self) -> Response:
         return json_answer(unstructure_flat(self.state.model_version(self.detector.engine.model)))
 
+    async def put_model_version(self) -> Response:
+        try:
+            await self.control.set_mode(await _body_text())
+        except InputError as error:
+            return json_answer({"detail": str(error)}, 400)
+        return json_answer("OK")
+
     async def operation_mode(self) -> Response:
         return text_answer(self.state.operation_mode)
+
+    async def put_operation_mode(self) -> Response:
+        text = await _body_text()
+        if text not in list(OperationMode):
+            raise InputError(f"operation_mode: one of {', '.join(OperationMode)} is needed, not {text[:40]!r}")
+        self.control.set_operation_mode(OperationMode(text))
+        return json_answer("OK")
+
+    async def reset(self) -> Response:
+        await self.control.reset()
+        return json_answer(True)
+
+
+async def _body_text() -> str:
+    return (await read_body(request)).decode("utf-8", "replace").strip()
 
 
 def _parameters() -> list[Parameter]:

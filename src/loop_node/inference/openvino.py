@@ -133,10 +133,10 @@ class OpenVinoModel:
             self._idle.put(slot)
 
     def warm_up(self) -> None:
-        """Let every infer request look once, so that the first image is as quick as the hundredth.
+        """Let every infer request look once at its real resolution: the first image is as quick as the hundredth.
 
         Raises:
-            ModelError: The model answers with what is no number, or the device failed.
+            ModelError: The device failed.
         """
         width, height = self.description.input_size
         scene = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -144,13 +144,26 @@ class OpenVinoModel:
         try:
             for slot in slots:
                 slot.canvas[:] = scene
-                outputs = slot.infer()
-                if any(np.isnan(output).any() for output in outputs):
-                    raise ModelError(f"model {self.information.version} answers a plain image with NaN")
-                self._read(outputs, fit(self.description.resize_type, (width, height), (width, height)))
+                self._read(slot.infer(), fit(self.description.resize_type, (width, height), (width, height)))
         finally:
             for slot in slots:
                 self._idle.put(slot)
+
+    def probe(self) -> None:
+        """Look at a black, a white and a noisy image; what a sound model answers are finite numbers.
+
+        Raises:
+            ModelError: It answers with NaN or infinity, or the device failed.
+        """
+        slot = self._take()
+        noise = np.random.default_rng(1).integers(0, 256, slot.canvas.shape, np.uint8)
+        try:
+            for name, scene in (("a black", 0), ("a white", 255), ("a noisy", noise)):
+                slot.canvas[:] = scene
+                if not all(np.isfinite(output).all() for output in slot.infer()):
+                    raise ModelError(f"model {self.information.version} answers {name} image with NaN or infinity")
+        finally:
+            self._idle.put(slot)
 
     def close(self) -> None:
         """Wait for the images in flight and free the compiled model; closing twice is harmless."""

@@ -31,7 +31,7 @@ def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, 
 
     Raises:
         InputError: No usable zip, a name that leads elsewhere, a broken `model.json`, more than a bound.
-        StorageFull: No room.
+        OSError: The disk is at fault.
     """
     if not files:
         raise InputError("files: no file came; send a zip, or the model's files")
@@ -40,6 +40,8 @@ def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, 
             said = _copy_zip(files[0], sink, max_bytes) if _is_zip(files) else _copy_files(files, sink, max_bytes)
             sink.writestr(MODEL_JSON, json.dumps({**said, **known}, indent=2, ensure_ascii=False))
     except ModelError as error:
+        if isinstance(error.__cause__, OSError):  # the disk's fault, not the zip's
+            raise error.__cause__ from None
         raise InputError(f"files: {error}") from error
 
 

@@ -70,6 +70,7 @@ class Endpoint:
         answer: The JSON answer to a good request: an attrs class, or a JSON schema.
         text_answer: The words of a plain text answer, instead.
         text_body: The words of a plain text request body.
+        text_pattern: A regular expression for a plain text request body, where there is no list of words.
         image_field: The multipart field of the image in the request body.
         json_body: JSON schema of the request body.
         form_body: JSON schema of a multipart request body.
@@ -86,6 +87,7 @@ class Endpoint:
     answer: type | Mapping[str, Any] | None = None
     text_answer: Sequence[str] = ()
     text_body: Sequence[str] = ()
+    text_pattern: str = ""
     image_field: str | None = None
     json_body: Mapping[str, Any] | None = None
     form_body: Mapping[str, Any] | None = None
@@ -170,6 +172,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["requestBody"] = _image_body(endpoint.image_field)
     elif endpoint.text_body:
         operation["requestBody"] = {"required": True, "content": _text(endpoint.text_body)}
+    elif endpoint.text_pattern:
+        schema = {"type": "string", "pattern": endpoint.text_pattern}
+        operation["requestBody"] = {"required": True, "content": {"text/plain": {"schema": schema}}}
     elif endpoint.json_body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.json_body}}}
     elif endpoint.form_body is not None:
