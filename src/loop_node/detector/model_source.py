@@ -44,14 +44,14 @@ class ModelSource(Protocol):
         """The target; None where the project has none."""
         ...
 
-    async def models(self, format: str | None = None) -> Sequence[ListedModel]:  # noqa: A002  # the contract's word
+    async def models(self, model_format: str | None = None) -> Sequence[ListedModel]:
         """The project's models, those of one format or all."""
         ...
 
     async def download_model(
         self,
         model_id: str,
-        format: str,  # noqa: A002  # the contract's word
+        model_format: str,
         to: Path,
         *,
         max_bytes: int,

@@ -7,14 +7,15 @@ from typing import Final, cast
 from attrs import define, frozen
 from quart import Request, current_app
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.http import parse_options_header
 
 from loop_node.errors import InputError, Overloaded, TooLarge
+
+from .parts import read_disposition
 
 __all__ = ["BodyBudget", "Upload", "read_body", "read_image", "split_multipart"]
 
 _MAX_PARTS: Final = 1000
-_MAX_HEAD_BYTES: Final = 8 << 10
+_MAX_HEAD_BYTES: Final = 4 << 10
 _MAX_BOUNDARY: Final = 200  # RFC 2046 allows 70, and some clients use more
 
 
@@ -145,6 +146,6 @@ def _part(head: bytes, data: bytes) -> Upload:
     for line in head.decode("utf-8", "replace").split("\r\n"):
         name, _, value = line.partition(":")
         if name.strip().lower() == "content-disposition":
-            _, parameters = parse_options_header(value.strip())
-            return Upload(parameters.get("name", ""), parameters.get("filename"), data)
+            said = read_disposition(value.strip())
+            return Upload(said.field, said.filename, data)
     raise InputError("the multipart body is broken: a part has no Content-Disposition")
