@@ -177,7 +177,7 @@ class BacklogMachine(RuleBasedStateMachine):
         assert sum(image.queue is Queue.NORMAL for image in self.images) <= self.limits.normal_images
 
 
-TestBacklog = BacklogMachine.TestCase
+TestBacklog = pytest.mark.timeout(300)(BacklogMachine.TestCase)  # a failure takes its time to be made small
 TestBacklog.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 
 

@@ -30,14 +30,16 @@ Invariants:
 Crashes, of the process or of the power. Before the rename there is nothing but a part in `incoming`, which the next start
 removes. Between rename and fsync of the folder the image may or may not be there: nobody was told that it is. After the
 fsync it is there. An upload is followed by the removal and its fsync before the next request goes out, so a crash repeats
-one request at most, under the same ids. Setting aside is a rename: the image is in one of both folders.
+one request at most, under the same ids. Setting aside is a rename: the image is in one of both folders. All of this takes a
+file system on which a rename is one step, as those with a journal have it, and one node per folder.
 
 What is dropped. Normal images above `Limits.normal_images`: the oldest, once the new one is durable. If a new image would
 bring the outbox above `Limits.total_bytes` or the disk below `Limits.free_bytes`: the oldest normal images, as many as it
 takes, before the new one is written; if even all of them were not enough, none is dropped, and the new one is refused
 (`StorageFull`; where nobody waits, it is dropped and counted). Images being sent at the moment go last; one that is
 dropped while it is sent stays counted as dropped. Priority images are never dropped. What comes faster than it can be
-written is dropped at the door where nobody waits for it.
+written is dropped at the door where nobody waits for it. Of the dead, the oldest go above `DeadLimits`; they are counted
+already.
 
 Order. Priority images first, in the order they came; then normal ones, newest first; every fifth image of a request is the
 oldest normal one, so that each one's turn comes. What an answer of the Learning Loop means is said in `delivery`.
