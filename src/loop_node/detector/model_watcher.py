@@ -184,7 +184,8 @@ class ModelWatcher:
         folder = exchange.store.data_folder
         if self.persist_mode:
             remembered = await exchange.on_disk(read_mode, folder)
-            self._mode = self._mode if remembered is None else remembered
+            if remembered is not None and not self._last_granted:
+                self._mode = remembered
         self._quarantine = dict(exchange.store.quarantine(trio.current_time(), self.delays.build_s))
         await self._look_at_disk()
         self._tell()
@@ -193,6 +194,7 @@ class ModelWatcher:
     async def _watch_target(self, handle: TaskHandle) -> None:
         failures = 0
         while True:
+            await self.exchange.catch_up()
             try:
                 await self.read_target()
             except LoopError as error:

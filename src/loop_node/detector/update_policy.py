@@ -66,7 +66,7 @@ def checked_ref(model_id: str, version: str) -> ModelRef:
         raise ModelError(f"the Learning Loop names a model by {model_id[:80]!r}, which is no uuid")
     if not is_version(version):
         raise ModelError(f"the Learning Loop names a model of version {version[:80]!r}; like 1.3 is needed")
-    return ModelRef(model_id.lower(), version)
+    return ModelRef(model_id, version)
 
 
 class Failure(StrEnum):
