@@ -166,6 +166,7 @@ async def test_a_model_that_failed_is_not_tried_first_thing_after_a_restart(
         assert machine.version == "1.0"
         assert machine.paperwork.tried == ["1.0", "1.1", "1.0"]
         assert machine.state.about(None)["held_back"][0]["reason"].startswith("the model has 3 inputs")
+        assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
 
 
 async def test_pause_stops_a_download(machines: Any, loop: Any) -> None:
@@ -254,6 +255,16 @@ async def test_a_mode_is_checked_before_it_changes_anything(
         loop.publish("1.1")
         await machine.settle()
         assert machine.version == "1.1"
+
+
+async def test_modes_set_at_the_same_time_leave_one_on_disk(machines: Any, loop: Any) -> None:
+    """The one that is in force."""
+    async with machines.start(persist_mode=True) as machine:
+        async with trio.open_nursery() as nursery:
+            for text in ("pause", "follow_loop") * 10:
+                nursery.start_soon(machine.watcher.set_mode, text)
+        written = json.loads((machines.folder / "version_control.json").read_text())
+        assert written == {"mode": machine.state.version_control}
 
 
 async def test_without_the_loop_a_version_cannot_be_chosen(machines: Any, loop: Any) -> None:
@@ -351,6 +362,10 @@ async def test_a_last_good_model_that_does_not_build_any_more(machines: Any, loo
         assert machine.version == "1.0"
         assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
         assert machine.disk == ["1.0", "1.1"]
+        loop.fault = None
+        await machine.settle()
+        assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
+        loop.fault = LoopUnavailable("gone")
     machines.paperwork.broken = {"1.0", "1.1"}
     async with machines.start(local="local", delays=LATER) as machine:
         await machine.until(lambda: machine.version)
