@@ -164,3 +164,23 @@ async def test_a_logic_takes_a_model_folder_of_any_format(tmp_path: Path) -> Non
         await until_ready(client)
         assert (await client.post("/detect", files={"file": PHOTO.read_bytes()})).json()["source"] == "hello"
         assert (await client.get("/model_version")).json()["current_version"] == "7.0"
+
+
+async def test_a_detector_that_stands_alone_has_no_versions_to_choose_from(tmp_path: Path) -> None:
+    """Modes can be set; a version cannot be looked up anywhere."""
+    async with running(attrs.evolve(SETTINGS, data_folder=tmp_path)) as client:
+        assert (await client.put("/model_version", content="pause")).text == '"OK"'
+        assert (await client.get("/model_version")).json()["version_control"] == "pause"
+        for text, said in (("1.0", "Failed to load models from learning loop"), ("x", "Invalid version number")):
+            answer = await client.put("/model_version", content=text)
+            assert (answer.status_code, answer.json()["detail"]) == (400, said)
+        assert (await client.put("/operation_mode", content="detecting")).text == '"OK"'
+        assert (await client.get("/operation_mode")).text == "detecting"
+        assert (await client.post("/reset")).status_code == 404
+
+
+async def test_the_backdoor_is_there_where_it_is_wanted(tmp_path: Path) -> None:
+    """USE_BACKDOOR_CONTROLS."""
+    settings = attrs.evolve(SETTINGS, data_folder=tmp_path, use_backdoor_controls=True)
+    async with running(settings) as client:
+        assert (await client.post("/reset")).text == "true"

@@ -50,6 +50,7 @@ class ModelExchange:
     _threads: BuildThreads = field(init=False)
     _disk: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
     _local_serves: bool = False
+    _not_noted: ModelRef | None = None
 
     def __attrs_post_init__(self) -> None:
         self._threads = BuildThreads(self.build_timeout_s)
@@ -74,10 +75,12 @@ class ModelExchange:
         """Call the store in a thread, one call at a time. Cancelled, the call is finished unheard."""
         return await trio.to_thread.run_sync(call, *arguments, limiter=self._disk, abandon_on_cancel=True)
 
-    async def note_on_disk(self, call: Callable[..., object], *arguments: Any) -> None:
-        """As `on_disk`, where it does not stop us that the disk fails; `/about` says so."""
+    async def note_on_disk(self, call: Callable[..., object], *arguments: Any) -> bool:
+        """As `on_disk`, where it does not stop us that the disk fails; `/about` says so, and the answer whether not."""
         with self.disk_faults():
             await self.on_disk(call, *arguments)
+            return True
+        return False
 
     @contextmanager
     def disk_faults(self) -> Iterator[None]:
@@ -147,7 +150,13 @@ class ModelExchange:
         """Let a built model of the store serve from now on."""
         self._local_serves = False
         await self._install(built)
-        await self.note_on_disk(self.store.serve, model)
+        self._not_noted = None if await self.note_on_disk(self.store.serve, model) else model
+
+    async def catch_up(self) -> None:
+        """Note on disk which model serves, where the disk did not take it before."""
+        model = self._not_noted
+        if model is not None and model == self.current and await self.note_on_disk(self.store.serve, model):
+            self._not_noted = None
 
     async def serve_again(self, model: ModelRef) -> None:
         """Build and install a model that is on this machine: MODEL, or one of the store.
@@ -193,4 +202,4 @@ class ModelExchange:
 
 
 def _named(model: ServingModel) -> ModelRef:
-    return ModelRef(model.information.id.lower(), model.information.version)
+    return ModelRef(model.information.id, model.information.version)

@@ -107,7 +107,7 @@ class ModelStore:
     def folder(self, model: ModelRef) -> Path | None:
         """The folder with its `model.json`, if this model is here."""
         information = self._information(model.version)
-        if information is None or information.id.lower() != model.id:
+        if information is None or information.id != model.id:
             return None
         return Path(information.model_root_path or "")
 
@@ -133,10 +133,9 @@ class ModelStore:
 
     def download_path(self, model: ModelRef) -> Path:
         """Where its zip is to be written to; nothing is there yet."""
-        path = self._incoming / f"{model.version}.zip"
+        shutil.rmtree(self._incoming, ignore_errors=True)  # what downloads have left that were cut off
         self._incoming.mkdir(parents=True, exist_ok=True)
-        remove(path)
-        return path
+        return self._incoming / f"{model.version}.zip"
 
     def take_in(self, archive: Path, model: ModelRef) -> Path:
         """Unpack a downloaded zip, check it and put it in its place; the zip goes in any case.
@@ -297,7 +296,7 @@ class ModelStore:
         for version in [*older, *([linked] if linked is not None else [])]:
             information = self._information(version)
             if information is not None:
-                model = ModelRef(information.id.lower(), version)
+                model = ModelRef(information.id, version)
                 self._record.served = [one for one in self._record.served if one.version != version] + [model]
 
     def _age(self, version: str) -> float:

@@ -79,6 +79,7 @@ class ModelWatcher:
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _idle: trio.Event = field(factory=trio.Event, init=False)
     _exchanging: trio.Lock = field(factory=trio.Lock, init=False)
+    _persisting: trio.Lock = field(factory=trio.Lock, init=False)
     _begun: bool = field(default=False, init=False)
     _started: bool = field(default=False, init=False)
     _requests: int = field(default=0, init=False)
@@ -141,8 +142,9 @@ class ModelWatcher:
         logger.info("version control is %s%s", mode.control, f" {mode.model.version}" if mode.model else "")
         self._mode = mode
         self._wants_another()
+        await trio.lowlevel.checkpoint()
         if self.persist_mode:
-            await self._persist(mode)
+            await self._persist()
 
     def set_operation_mode(self, mode: OperationMode) -> None:
         """Say what the detector does; as `ModelControl.set_operation_mode`."""
@@ -184,8 +186,10 @@ class ModelWatcher:
         folder = exchange.store.data_folder
         if self.persist_mode:
             remembered = await exchange.on_disk(read_mode, folder)
-            self._mode = self._mode if remembered is None else remembered
+            if remembered is not None and not self._last_granted:
+                self._mode = remembered
         self._quarantine = dict(exchange.store.quarantine(trio.current_time(), self.delays.build_s))
+        exchange.engine.why_no_model = "detector not yet initialized: no model has come from the Learning Loop yet"
         await self._look_at_disk()
         self._tell()
         self._begun = True
@@ -193,6 +197,7 @@ class ModelWatcher:
     async def _watch_target(self, handle: TaskHandle) -> None:
         failures = 0
         while True:
+            await self.exchange.catch_up()
             try:
                 await self.read_target()
             except LoopError as error:
@@ -264,7 +269,7 @@ class ModelWatcher:
             folder = await exchange.on_disk(exchange.store.find, model)
             if folder is None:
                 archive = await exchange.download(model)
-                failure = Failure.BUILD
+                failure = Failure.UNPACK
                 folder = await exchange.on_disk(exchange.store.take_in, archive, model)
             failure = Failure.BUILD
             if self.exclusive:
@@ -278,9 +283,8 @@ class ModelWatcher:
         """Put a model into quarantine and say why."""
         is_ours = isinstance(error, (LoopNodeError, OSError))
         reason = str(error) if isinstance(error, LoopNodeError) else f"{type(error).__name__}: {error}"
-        text = reason if reason.startswith(f"model {model.version} ") else f"model {model.version}: {reason}"
-        logger.error("%s", text, exc_info=None if is_ours else error)
-        if isinstance(error.__cause__, OSError):  # the disk's fault, not the model's
+        logger.error("%s", _in_words(model, reason), exc_info=None if is_ours else error)
+        if failure is Failure.UNPACK and isinstance(error.__cause__, OSError):  # the disk's fault, not the model's
             failure = Failure.DOWNLOAD
         held = quarantined(
             model,
@@ -295,17 +299,17 @@ class ModelWatcher:
         self._quarantine[model.id] = held
         while len(self._quarantine) > _MOST_HELD_BACK:
             del self._quarantine[next(iter(self._quarantine))]
-        self.state.held_back, self.state.model_error = dict(self._quarantine), text
+        self.state.held_back, self.state.model_error = dict(self._quarantine), _in_words(model, reason)
         if self.exchange.engine.model is None and self.state.updating_to is None:
             self.exchange.engine.why_no_model = self.state.model_error
-        if failure is Failure.BUILD and model != self.exchange.local_ref:
+        if failure is not Failure.DOWNLOAD and model != self.exchange.local_ref:
             await self.exchange.note_on_disk(self.exchange.store.discard, model)
             of_the_loop = [one for one in self._quarantine.values() if one.model != self.exchange.local_ref]
             await self.exchange.note_on_disk(self.exchange.store.hold_back, of_the_loop, trio.current_time())
         await self._look_at_disk()
 
     async def _checked_mode(self, text: str) -> ChosenMode:
-        await trio.lowlevel.checkpoint()
+        """A version alone has to be asked for; what needs no asking counts at once."""
         if text in (VersionControl.FOLLOW_LOOP, VersionControl.PAUSE):
             return ChosenMode(VersionControl(text))
         if text == "previous":
@@ -336,11 +340,13 @@ class ModelWatcher:
         except ModelError as error:
             raise InputError(str(error)) from None
 
-    async def _persist(self, mode: ChosenMode) -> None:
-        try:
-            await trio.to_thread.run_sync(write_mode, self.exchange.store.data_folder, mode)
-        except OSError as error:
-            logger.warning("the version control will not survive a restart: %s", error)
+    async def _persist(self) -> None:
+        """Write the mode that is in force when it is our turn: the last one written is the last one set."""
+        async with self._persisting:
+            try:
+                await trio.to_thread.run_sync(write_mode, self.exchange.store.data_folder, self._mode)
+            except OSError as error:
+                logger.warning("the version control will not survive a restart: %s", error)
 
     async def _look_at_disk(self) -> None:
         """Know what is on disk, and tell."""
@@ -373,17 +379,22 @@ class ModelWatcher:
 
     def _wants_another(self) -> None:
         """Another model may be wanted now: what did not come before is asked for at once."""
-        self._quarantine = {key: held for key, held in self._quarantine.items() if held.failure is Failure.BUILD}
-        if self.exchange.engine.model is not None:
-            self.state.model_error = ""
+        in_earnest = {key: held for key, held in self._quarantine.items() if held.failure is not Failure.DOWNLOAD}
+        self._quarantine = in_earnest
         self._tell()
         self._poke()
 
     def _tell(self) -> None:
+        """Say who chooses, what should serve, and why it does not."""
         wanted = self._situation().wanted
+        held = self._quarantine.get(wanted.id) if wanted is not None else None
         self.state.version_control = self._mode.control
         self.state.target_version = wanted.version if wanted is not None else None
         self.state.held_back = dict(self._quarantine)
+        if held is not None:
+            self.state.model_error = _in_words(held.model, held.reason)
+        elif self.exchange.engine.model is not None:
+            self.state.model_error = ""
 
     def _poke(self) -> None:
         """Look again at what is to be done; an update that is not wanted any more ends."""
@@ -404,6 +415,11 @@ class _Attempt:
 
     model: ModelRef
     scope: trio.CancelScope
+
+
+def _in_words(model: ModelRef, reason: str) -> str:
+    name = f"model {model.version}"
+    return reason if reason.startswith(f"{name} ") else f"{name}: {reason}"
 
 
 def _retry_after_s(error: Exception) -> float | None:

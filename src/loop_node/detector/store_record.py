@@ -103,7 +103,7 @@ class StoreRecord:
         return any(held.model.id == model.id for held in self._held_back)
 
     def hold_back(self, quarantine: Iterable[Quarantined], now_s: float) -> None:
-        """Remember failed builds; failed downloads are tried again after a restart.
+        """Remember models that do not work; failed downloads are tried again after a restart.
 
         Args:
             quarantine: The whole of it.
@@ -112,7 +112,7 @@ class StoreRecord:
         self._held_back = [
             _HeldBack(held.model, held.reason, time.time() + held.retry_at_s - now_s)
             for held in quarantine
-            if held.failure is Failure.BUILD
+            if held.failure is not Failure.DOWNLOAD
         ][-_MOST_HELD_BACK:]
 
     def quarantine(self, now_s: float, build_s: float) -> Quarantine:

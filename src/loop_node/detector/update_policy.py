@@ -66,13 +66,14 @@ def checked_ref(model_id: str, version: str) -> ModelRef:
         raise ModelError(f"the Learning Loop names a model by {model_id[:80]!r}, which is no uuid")
     if not is_version(version):
         raise ModelError(f"the Learning Loop names a model of version {version[:80]!r}; like 1.3 is needed")
-    return ModelRef(model_id.lower(), version)
+    return ModelRef(model_id, version)
 
 
 class Failure(StrEnum):
-    """What went wrong with a model: it did not come, or what came does not work."""
+    """What went wrong with a model: it did not come, it is not what it should be, or it does not work."""
 
     DOWNLOAD = "download"
+    UNPACK = "unpack"
     BUILD = "build"
 
 
@@ -83,7 +84,7 @@ class Delays:
     Attributes:
         download_first_s: After the first failed download; doubled by each further one.
         download_cap_s: The longest wait after a failed download.
-        build_s: After a failed build.
+        build_s: After anything else that failed, a build for example.
         jitter: Share of a download's wait left to chance, 0..1.
     """
 
@@ -110,7 +111,7 @@ class Quarantined:
     """A model that is held back, why and until when.
 
     Attributes:
-        failures: Failed downloads in a row; 1 for a build.
+        failures: Failures of this kind in a row.
     """
 
     model: ModelRef

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _VERSION: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,5}")
 _NOT_FOUND: Final = 404
+_UPLOAD_S: Final = 300.0  # for each 64 KiB: what a thin line has in its buffers counts as sent
 
 
 @frozen(kw_only=True)
@@ -113,7 +114,7 @@ class LoopProject:
 
     async def upload_images(self, parts: Sequence[FilePart]) -> None:
         """Send images with their metadata: pairs of `<stem>.json` and `<stem>.jpg`, stems unique in one call."""
-        await self._client.send_files("POST", f"{self._path}/images", parts)
+        await self._client.send_files("POST", f"{self._path}/images", parts, limit_s=_UPLOAD_S)
 
     def _complain(self, complaint: str) -> None:
         """Once, not at every poll."""

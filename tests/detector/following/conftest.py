@@ -77,6 +77,7 @@ class PaperLoop:
     rows: list[PaperRow] = field(factory=list)
     fault: Exception | None = None
     is_silent: bool = False
+    pause: trio.Event | None = None
     download_fault: Exception | None = None
     cut_at: int | None = None
     stall: trio.Event | None = None
@@ -133,6 +134,8 @@ class PaperLoop:
 
     async def _answer(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self.pause is not None:
+            await self.pause.wait()
         if self.is_silent:
             await trio.sleep_forever()
         if self.fault is not None:

@@ -204,7 +204,11 @@ def test_what_is_held_back_outlives_a_restart_and_a_wrong_clock(folder: Path, pa
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "[]", "{", "null", "[" * 100_000),
+        "",
+        "[]",
+        "{",
+        "null",
+        "[" * 100_000,
         '{"served": 3, "held_back": "x", "building": [], "deaths": 1}',
         '{"served": [{"id": "1", "version": "../x"}, {}, 3], "held_back": [{"id": 1}], "building": {"id": 2}}',
     ],
@@ -222,7 +226,7 @@ def test_models_of_an_older_node_are_taken_over(folder: Path, paper: Any, link: 
     """With the linked one as the last that served, whatever the other folders' age."""
     for version in ("1.0", "1.2", "1.1"):
         (folder / "models" / version).mkdir(parents=True)
-        said = {"id": paper.uuid(version).upper(), "organization": "o", "project": "p", "version": version}
+        said = {"id": paper.uuid(version), "organization": "o", "project": "p", "version": version}
         (folder / "models" / version / "model.json").write_text(json.dumps(said))
     (folder / "models" / "half").mkdir()
     (folder / "models" / "1.5").mkdir()

@@ -1,10 +1,17 @@
 """A detector that follows a Learning Loop: a real disk, a real engine, models and a Loop made of paper."""
 
+import errno
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from loop_node.detector.update_policy import Delays
 from loop_node.errors import InputError, LoopRefused, LoopUnavailable
@@ -159,6 +166,7 @@ async def test_a_model_that_failed_is_not_tried_first_thing_after_a_restart(
         assert machine.version == "1.0"
         assert machine.paperwork.tried == ["1.0", "1.1", "1.0"]
         assert machine.state.about(None)["held_back"][0]["reason"].startswith("the model has 3 inputs")
+        assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
 
 
 async def test_pause_stops_a_download(machines: Any, loop: Any) -> None:
@@ -247,6 +255,16 @@ async def test_a_mode_is_checked_before_it_changes_anything(
         loop.publish("1.1")
         await machine.settle()
         assert machine.version == "1.1"
+
+
+async def test_modes_set_at_the_same_time_leave_one_on_disk(machines: Any, loop: Any) -> None:
+    """The one that is in force."""
+    async with machines.start(persist_mode=True) as machine:
+        async with trio.open_nursery() as nursery:
+            for text in ("pause", "follow_loop") * 10:
+                nursery.start_soon(machine.watcher.set_mode, text)
+        written = json.loads((machines.folder / "version_control.json").read_text())
+        assert written == {"mode": machine.state.version_control}
 
 
 async def test_without_the_loop_a_version_cannot_be_chosen(machines: Any, loop: Any) -> None:
@@ -344,6 +362,10 @@ async def test_a_last_good_model_that_does_not_build_any_more(machines: Any, loo
         assert machine.version == "1.0"
         assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
         assert machine.disk == ["1.0", "1.1"]
+        loop.fault = None
+        await machine.settle()
+        assert machine.state.errors["model"].startswith("model 1.1: the model has 3 inputs")
+        loop.fault = LoopUnavailable("gone")
     machines.paperwork.broken = {"1.0", "1.1"}
     async with machines.start(local="local", delays=LATER) as machine:
         await machine.until(lambda: machine.version)
@@ -451,3 +473,128 @@ async def test_many_exchanges_leave_nothing_behind(machines: Any, loop: Any) -> 
         assert [model.closed for model in machine.paperwork.built] == [True] * 39 + [False]
         assert machine.disk == ["1.37", "1.38", "1.39"]
         assert len(json.loads((machines.folder / "model_store.json").read_text())["served"]) <= 100
+
+
+async def test_a_later_wish_is_not_undone_by_an_earlier_one(machines: Any, loop: Any) -> None:
+    """A version that the Loop took long to look up does not end a pause that came after it."""
+    loop.publish("1.0", deploy=False)
+    async with machines.start(answer_timeout_s=30) as machine:
+        await machine.settle()
+        refused: list[str] = []
+
+        async def choose() -> None:
+            try:
+                await machine.watcher.set_mode("1.0")
+            except InputError as error:
+                refused.append(str(error))
+
+        loop.pause = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(choose)
+            await trio.testing.wait_all_tasks_blocked()
+            await machine.watcher.set_mode("pause")
+            loop.pause.set()
+        assert refused == ["another version control was asked for meanwhile"]
+        assert machine.state.version_control is VersionControl.PAUSE
+
+
+async def test_a_model_that_is_here_already_is_not_downloaded(machines: Any, loop: Any, paper: Any) -> None:
+    """What a stop in the middle of its build has left is whole, and no reason for suspicion."""
+    loop.publish("1.0", paper.zip("1.0", {"model.txt": "hangs"}))
+    async with machines.start() as machine:
+        await machine.watcher.read_target()
+        await machine.until(machine.paperwork.hanging.is_set)
+    machines.paperwork.go_on.set()
+    async with machines.start() as machine:
+        await machine.settle()
+        assert (machine.version, len(loop.downloads)) == ("1.0", 1)
+
+
+async def test_builds_that_hang_are_bounded(machines: Any, loop: Any, paper: Any) -> None:
+    """Threads cannot be stopped, so there are never more than three of them."""
+    async with machines.start(build_timeout_s=0.02, delays=LATER) as machine:
+        for number in range(5):
+            loop.publish(f"1.{number}", paper.zip(f"1.{number}", {"model.txt": "hangs"}))
+            await machine.settle()
+        assert len(machine.paperwork.tried) == 3
+        assert "3 builds hang already" in machine.state.errors["model"]
+        machine.paperwork.go_on.set()
+        await machine.until(lambda: len(machine.paperwork.built) == 3)
+        loop.publish("2.0")
+        await machine.settle()
+        assert machine.version == "2.0"
+
+
+async def test_a_full_disk_at_any_moment(machines: Any, loop: Any) -> None:
+    """From any change of the disk on, none is possible: the task lives, images are answered, and later all is well."""
+    loop.publish("0.1")
+    async with machines.start(delays=SOON) as machine:
+        await machine.settle()
+        number = 0
+        async with machine.streaming():
+            while await _meets_a_full_disk(machine, f"1.{number}", after=number):
+                number += 1
+        assert machine.failed == []
+        assert number > 15
+        loop.publish("2.0")
+        await machine.settle()
+        assert machine.state.errors == {}
+        assert machine.store.link.resolve().name == "2.0"
+
+
+async def _meets_a_full_disk(machine: Any, version: str, *, after: int) -> bool:
+    """Whether an update changes the disk more often than that; it goes through once there is room again."""
+    machine.loop.publish(version)
+    with _full_disk(after, machine.store.data_folder) as refusals:
+        await machine.watcher.read_target()
+        await machine.until(lambda: machine.version == version or (machine.state.errors and refusals))
+    await machine.until(lambda: machine.version == version)
+    await machine.settle()
+    return bool(refusals)
+
+
+async def test_what_the_disk_did_not_take_is_noted_later(machines: Any, loop: Any) -> None:
+    """The model that serves is the one that a restart finds, as soon as there is room for a link."""
+    loop.publish("1.0")
+    async with machines.start() as machine:
+        await machine.settle()
+        loop.publish("1.1")
+        with _full_disk(0, machines.folder, only="os.symlink"):
+            await machine.settle()
+            await machine.watcher.exchange.catch_up()
+        assert (machine.version, machine.store.link.resolve().name) == ("1.1", "1.0")
+        assert "No space left" in machine.state.errors["model_store"]
+        await machine.watcher.exchange.catch_up()
+        assert (machine.store.link.resolve().name, machine.state.errors) == ("1.1", {})
+
+
+_hook_state: dict[str, Any] = {"left": None}
+
+
+def _refuse_changes(event: str, arguments: tuple[Any, ...]) -> None:
+    left = _hook_state["left"]
+    if left is None:
+        return
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    changes = event in ("os.rename", "os.mkdir", "os.symlink", "tempfile.mkdtemp")
+    if _hook_state["only"] not in (None, event):
+        return
+    if changes or (writes and str(arguments[0]).startswith(_hook_state["folder"])):
+        _hook_state["left"] -= 1
+        if left <= 0:
+            _hook_state["refusals"].append(event)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+sys.addaudithook(_refuse_changes)
+
+
+@contextmanager
+def _full_disk(after: int, folder: Path, *, only: str | None = None) -> Iterator[list[str]]:
+    """From the change of that number on, the disk takes none; the list names those refused."""
+    refusals: list[str] = []
+    _hook_state.update(folder=str(folder), refusals=refusals, only=only, left=after)
+    try:
+        yield refusals
+    finally:
+        _hook_state["left"] = None

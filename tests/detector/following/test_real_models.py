@@ -43,7 +43,7 @@ def _infinite(image: Any) -> list[Any]:
     return [ops.divide(_constant(1.0), _means(image))]
 
 
-def _two_many(image: Any) -> list[Any]:
+def _six_answers(image: Any) -> list[Any]:
     return [ops.concat([_means(image), _means(image)], 1)]
 
 
@@ -109,7 +109,7 @@ async def steady_stream(client: httpx.AsyncClient) -> AsyncIterator[list[int]]:
     [
         (_nan, "answers a black image with NaN or infinity"),
         (_infinite, "answers a black image with NaN or infinity"),
-        (_two_many, "categor"),
+        (_six_answers, "categories"),
         (None, "cannot"),
     ],
 )

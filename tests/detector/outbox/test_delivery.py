@@ -64,7 +64,7 @@ def refusing(bad, status=422):
     return lambda ids: LoopRefused(status, "no") if bad & set(ids) else None
 
 
-def failing(bad, kind="server_error"):
+def failing(bad, kind="failed"):
     return lambda ids: LoopUnavailable("broke", kind=kind) if bad & set(ids) else None
 
 

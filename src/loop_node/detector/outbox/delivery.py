@@ -33,7 +33,7 @@ LATER_S: Final = (5.0, 15.0)
 """How long a refused image steps aside, each time it is refused; once more, and it is dead."""
 
 _BLAMES_AN_IMAGE: Final = frozenset({400, 413, 422})
-_FAILED_AT_WORK: Final = frozenset({"server_error", "timeout"})
+_FAILED_AT_WORK: Final = frozenset({"failed", "timeout"})
 """Kinds of `LoopUnavailable` that a single image may cause."""
 _FIRST_POSTPONEMENT: Final = 4  # as a step of the backoff: 16 s
 _LONGEST_WAIT_S: Final = 3600.0

@@ -113,9 +113,13 @@ class Outbox:
         if taken:
             self._behind.end("the outbox's writer has caught up")
         else:
-            self._behind.begin("images are dropped: they come faster than the disk takes them")
-            self._store.backlog.turned_away(DropReason.WRITER_FULL)
+            self.turn_away()
         return taken
+
+    def turn_away(self) -> None:
+        """Count an image that nobody waits for and that was dropped at the door, or on its way there."""
+        self._behind.begin("images are dropped: they come faster than the disk takes them")
+        self._store.backlog.turned_away(DropReason.WRITER_FULL)
 
     def stats(self) -> OutboxStats:
         """The accounts at this moment."""
