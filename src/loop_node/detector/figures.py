@@ -55,7 +55,11 @@ def _outbox(stats: OutboxStats) -> Iterator[Figure]:
         ("outbox_stored", "Images that came; each was uploaded, dropped, is dead or waits.", stats.stored),
         ("outbox_uploaded", "Images that the Learning Loop has taken.", stats.uploaded),
         ("outbox_dead", "Images that were given up.", stats.dead),
-        ("outbox_refused", "Uploads that could not be kept, whose clients were told; none of the others.", stats.refused),
+        (
+            "outbox_refused",
+            "Uploads that could not be kept, whose clients were told; none of the others.",
+            stats.refused,
+        ),
     ):
         yield single(name, said, count, kind="counter")
     yield Figure(

@@ -1,7 +1,7 @@
 """The detector's REST side: the contract's endpoints, bodies and statuses, generation 6."""
 
 import logging
-from typing import Any
+from typing import Final
 
 from attrs import frozen
 from quart import Response, request
@@ -11,35 +11,25 @@ from loop_node.schemas.detections import ImageMetadata
 from loop_node.schemas.status import AboutResponse, ModelVersionResponse, OperationMode
 from loop_node.schemas.wire import unstructure_flat
 from loop_node.serving.app import json_answer, text_answer
-from loop_node.serving.openapi import Endpoint, Parameter
+from loop_node.serving.openapi import Endpoint
 from loop_node.serving.uploads import read_body, read_image
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, read_autoupload, read_creation_date
 from .model_control import ModelControl
 from .state import DetectorState
+from .words import CREATION_DATE, SOURCE, Word, parameters
 
 __all__ = ["detector_endpoints"]
 
 logger = logging.getLogger(__name__)
 
-_WORDS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
-    ("camera_id", ("camera-id", "camera_id", "mac"), "Groups images for submission.", {"type": "string"}),
-    ("tags", ("tags",), "Separated by commas.", {"type": "string"}),
-    ("source", ("source",), "Where the image comes from.", {"type": "string"}),
-    (
-        "autoupload",
-        ("autoupload",),
-        "Which images go to the Learning Loop.",
-        {"type": "string", "enum": list(AUTOUPLOAD_MODES), "default": AUTOUPLOAD_MODES[0]},
-    ),
-    (
-        "creation_date",
-        ("creation-date", "creation_date"),
-        "When the image was taken, as an ISO 8601 date.",
-        {"type": "string"},
-    ),
+_CAMERA_ID: Final = Word(("camera-id", "camera_id", "mac"), "Groups images for submission.")
+_TAGS: Final = Word(("tags",), "Separated by commas.")
+_AUTOUPLOAD: Final = Word(
+    ("autoupload",),
+    "Which images go to the Learning Loop.",
+    {"type": "string", "enum": list(AUTOUPLOAD_MODES), "default": AUTOUPLOAD_MODES[0]},
 )
-"""The words beside an image: name, spellings in order of preference, description, schema."""
 
 
 _OK: dict[str, Any] = {"type": "string", "enum": ["OK"]}
@@ -72,7 +62,7 @@ def detector_endpoints(
             handle=rest.detect,
             summary="Find things in an image.",
             image_field="file",
-            parameters=_parameters(),
+            parameters=parameters((_CAMERA_ID, _TAGS, SOURCE, _AUTOUPLOAD, CREATION_DATE)),
             answer=ImageMetadata,
             faults=(413, 422, 503),
         ),
@@ -164,43 +154,15 @@ async def _body_text() -> str:
     return (await read_body(request)).decode("utf-8", "replace").strip()
 
 
-def _parameters() -> list[Parameter]:
-    return [
-        Parameter(name=spellings[0], where=where, description=said, schema=schema)
-        for _, spellings, said, schema in _WORDS
-        for where in ("header", "query")
-    ]
-
-
 def _order() -> DetectionOrder:
-    said = {name: _word(spellings) for name, spellings, _, _ in _WORDS}
-    tags = said["tags"]
+    tags = _TAGS.read(request)
     return DetectionOrder(
-        camera_id=said["camera_id"],
+        camera_id=_CAMERA_ID.read(request),
         tags=tags.split(",") if tags else [],
-        source=said["source"],
-        autoupload=read_autoupload(said["autoupload"]),
-        creation_date=read_creation_date(said["creation_date"]),
+        source=SOURCE.read(request),
+        autoupload=read_autoupload(_AUTOUPLOAD.read(request)),
+        creation_date=read_creation_date(CREATION_DATE.read(request)),
     )
-
-
-def _word(spellings: tuple[str, ...]) -> str | None:
-    """The first non-empty one: headers before query, the contract's spelling before the tolerated ones."""
-    for spelling in spellings:
-        if text := request.headers.get(spelling):
-            return _as_sent(text)
-    for spelling in spellings:
-        if text := request.args.get(spelling):
-            return text
-    return None
-
-
-def _as_sent(header: str) -> str:
-    """HTTP hands headers over as latin-1; most clients write UTF-8 into them."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
 
 
 def _server_timing(detection: Detection) -> str:
