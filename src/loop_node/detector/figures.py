@@ -7,10 +7,10 @@ from attrs import frozen
 from loop_node.inference.engine import Engine
 from loop_node.loop.faults import FaultKind
 from loop_node.loop.link_state import LinkState
-from loop_node.serving.metrics import Figure, single
+from loop_node.serving.metrics import Figure, by_label, single
 
 from .active_learning import ActiveLearning
-from .outbox import DropReason, Outbox, OutboxStats
+from .outbox import Outbox, OutboxStats
 
 __all__ = ["DetectorFigures"]
 
@@ -27,29 +27,23 @@ class DetectorFigures:
     def __call__(self) -> Iterator[Figure]:
         """All of them, now: no task runs meanwhile, so the accounts hold."""
         yield from _outbox(self.outbox.stats())
-        yield Figure(
-            name="active_learning_selected",
-            said="How often a cause chose an image for the Learning Loop.",
-            kind="counter",
-            labels=("cause",),
-            values={(cause,): count for cause, count in self.learning.counts().items()},
-        )
+        said = "How often a cause chose an image for the Learning Loop."
+        yield by_label("active_learning_selected", said, "cause", self.learning.counts(), kind="counter")
         if (model := self.engine.model) is not None:
             information = model.information
-            values = {(information.version, information.id, model.device): 1.0}
             yield Figure(
-                name="model_info", said="The model that serves.", labels=("version", "id", "device"), values=values
+                name="model_info",
+                said="The model that serves.",
+                labels=("version", "id", "device"),
+                values={(information.version, information.id, model.device): 1},
             )
         if self.link is not None:
             yield from _link(self.link)
 
 
 def _outbox(stats: OutboxStats) -> Iterator[Figure]:
-    images = {(queue.value,): float(count) for queue, count in stats.images.items()}
-    sizes = {(queue.value,): float(size) for queue, size in stats.size_bytes.items()}
-    dropped = {(reason.value,): float(stats.dropped[reason]) for reason in DropReason}
-    yield Figure(name="outbox_items", said="Images that wait.", labels=("queue",), values=images)
-    yield Figure(name="outbox_bytes", said="Their bytes.", labels=("queue",), values=sizes)
+    yield by_label("outbox_items", "Images that wait.", "queue", stats.images)
+    yield by_label("outbox_bytes", "Their bytes.", "queue", stats.size_bytes)
     yield single("outbox_oldest_seconds", "How long the oldest one has waited.", stats.oldest_s)
     for name, said, count in (
         ("outbox_stored", "Images that came; each was uploaded, dropped, is dead or waits.", stats.stored),
@@ -62,13 +56,11 @@ def _outbox(stats: OutboxStats) -> Iterator[Figure]:
         ),
     ):
         yield single(name, said, count, kind="counter")
-    yield Figure(
-        name="outbox_dropped", said="Images that were dropped.", kind="counter", labels=("reason",), values=dropped
-    )
+    yield by_label("outbox_dropped", "Images that were dropped.", "reason", stats.dropped, kind="counter")
 
 
 def _link(link: LinkState) -> Iterator[Figure]:
     is_connected = link.fault is None and link.reached is not None
     yield single("loop_connected", "Whether the Learning Loop answered the last call.", is_connected)
-    values = {(kind.value,): float(link.error_counts[kind]) for kind in FaultKind}
-    yield Figure(name="loop_errors", said="Calls that failed.", kind="counter", labels=("kind",), values=values)
+    counts = {kind.value: link.error_counts[kind] for kind in FaultKind}
+    yield by_label("loop_errors", "Calls that failed.", "kind", counts, kind="counter")

@@ -1,7 +1,7 @@
 """The detector's REST side: the contract's endpoints, bodies and statuses, generation 6."""
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 from quart import Response, request
@@ -31,8 +31,7 @@ _AUTOUPLOAD: Final = Word(
     {"type": "string", "enum": list(AUTOUPLOAD_MODES), "default": AUTOUPLOAD_MODES[0]},
 )
 
-
-_OK: dict[str, Any] = {"type": "string", "enum": ["OK"]}
+_OK: Final[dict[str, Any]] = {"type": "string", "enum": ["OK"]}
 
 
 def detector_endpoints(

@@ -17,7 +17,7 @@ from loop_node.supervision import Health
 
 from .openapi import Endpoint
 
-__all__ = ["Figure", "Figures", "metrics_endpoint", "single"]
+__all__ = ["Figure", "Figures", "by_label", "metrics_endpoint", "single"]
 
 _PREFIX: Final = "loopnode_"
 
@@ -49,6 +49,13 @@ def single(name: str, said: str, value: float, *, kind: Literal["counter", "gaug
     return Figure(name=name, said=said, kind=kind, values={(): value})
 
 
+def by_label(
+    name: str, said: str, label: str, values: Mapping[str, float], *, kind: Literal["counter", "gauge"] = "gauge"
+) -> Figure:
+    """A metric with one label."""
+    return Figure(name=name, said=said, kind=kind, labels=(label,), values={(key,): one for key, one in values.items()})
+
+
 def metrics_endpoint(rooms: Iterable[Figures], health: Health) -> Endpoint:
     """`GET /metrics` over these rooms, the node's tasks and its process."""
     registry = CollectorRegistry(auto_describe=False)
@@ -65,13 +72,8 @@ def metrics_endpoint(rooms: Iterable[Figures], health: Health) -> Endpoint:
 def _node_figures(health: Health) -> Figures:
     def figures() -> Iterator[Figure]:
         yield Figure(name="build_info", said="The program.", labels=("version",), values={(version("loop-node"),): 1})
-        yield Figure(
-            name="task_restarts",
-            said="How often a task came back after a crash.",
-            kind="counter",
-            labels=("task",),
-            values={(name,): record.restarts for name, record in health.tasks.items()},
-        )
+        restarts = {name: record.restarts for name, record in health.tasks.items()}
+        yield by_label("task_restarts", "How often a task came back after a crash.", "task", restarts, kind="counter")
 
     return figures
 
