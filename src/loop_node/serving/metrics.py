@@ -5,7 +5,7 @@ Rooms tell plain figures; nothing counts twice, and what belongs together is rea
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import trio
 from attrs import frozen
@@ -18,6 +18,8 @@ from loop_node.supervision import Health
 from .openapi import Endpoint
 
 __all__ = ["Figure", "Figures", "by_label", "metrics_endpoint", "single"]
+
+Name = TypeVar("Name", bound=str)
 
 _PREFIX: Final = "loopnode_"
 
@@ -50,7 +52,7 @@ def single(name: str, said: str, value: float, *, kind: Literal["counter", "gaug
 
 
 def by_label(
-    name: str, said: str, label: str, values: Mapping[str, float], *, kind: Literal["counter", "gauge"] = "gauge"
+    name: str, said: str, label: str, values: Mapping[Name, float], *, kind: Literal["counter", "gauge"] = "gauge"
 ) -> Figure:
     """A metric with one label."""
     return Figure(name=name, said=said, kind=kind, labels=(label,), values={(key,): one for key, one in values.items()})
