@@ -12,7 +12,8 @@ Layout, in DATA_FOLDER; nodes of the asyncio implementation have the same, so th
 Invariants:
 
 1. A folder `models/<version>` is whole: it was written elsewhere on the same disk, synced file by file, and renamed.
-2. `current_model` is at every moment the last model that served, or absent. It is made under another name and renamed.
+2. `current_model` is at every moment the model that was last noted to serve, or absent. It is made under another name
+   and renamed.
 3. Only what has the form of a version becomes part of a path.
 4. A model is noted in `model_store.json` before it is built, and the note removed after: whoever finds a note at start
    knows that the process died of that build, or during it.

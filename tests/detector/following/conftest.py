@@ -249,7 +249,14 @@ class Machines:
 
     @asynccontextmanager
     async def start(
-        self, *, local: str = "", delays: Delays | None = None, build_timeout_s: float = 30, keep: int = 3, **how: Any
+        self,
+        *,
+        build: Any = None,
+        local: str = "",
+        delays: Delays | None = None,
+        build_timeout_s: float = 30,
+        keep: int = 3,
+        **how: Any,
     ) -> AsyncIterator[Machine]:
         store = open_store(self.folder, keep=keep, max_bytes=1_000_000)
         state = DetectorState()
@@ -260,7 +267,7 @@ class Machines:
                 store=store,
                 engine=engine,
                 state=state,
-                build_folder=self.paperwork.build,
+                build_folder=build or self.paperwork.build,
                 local=ModelBuild(local, lambda: self._local(local)) if local else None,
                 build_timeout_s=build_timeout_s,
             )

@@ -1,9 +1,13 @@
 """The same with OpenVINO: tiny models that are sound, and those that only show their fault once they are compiled."""
 
+import gc
 import io
+import os
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import httpx
 import pytest
 import trio
 
+from loop_node.detector.models import build_folder
 from loop_node.detector.node import run_detector
 from loop_node.errors import LoopUnavailable
 from loop_node.inference.openvino import import_openvino
@@ -187,6 +192,38 @@ async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: 
         assert loop.asked_formats == ["words"]
         assert loop.reports[0].model_format == "words"
         nursery.cancel_scope.cancel()
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _open_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+async def test_exchanges_under_load_leave_nothing_behind(machines: Any, loop: Any, real_zip: Any) -> None:
+    """Memory, files, threads and tasks are after many exchanges what they were after the first ones."""
+    settings = attrs.evolve(SETTINGS, device="CPU")
+    exchanges = int(os.environ.get("EXCHANGES", "30"))
+    before: tuple[int, ...] = ()
+    loop.publish("1.0", real_zip("1.0"))
+    async with machines.start(build=partial(build_folder, settings, None)) as machine:
+        await machine.settle()
+        async with machine.streaming():
+            for number in range(1, exchanges + 11):
+                loop.publish(f"1.{number}", real_zip(f"1.{number}"))
+                await machine.settle()
+                assert machine.version == f"1.{number}"
+                if number == 10:
+                    gc.collect()
+                    before = _resident_bytes(), _open_files(), threading.active_count()
+        gc.collect()
+        grown = _resident_bytes() - before[0]
+        assert machine.failed == []
+        assert grown < 30e6, f"{exchanges} exchanges, {len(machine.detected)} images"
+        assert _open_files() <= before[1] + 2
+        assert threading.active_count() <= before[2] + 2
 
 
 def test_the_zips_of_these_tests_are_sound(real_zip: Any) -> None:
