@@ -49,6 +49,7 @@ class ActiveLearning:
         relevance: The rules for `filtered`.
         max_pixels: Of images that are decoded to be encoded.
         encoders: Threads for that.
+        is_on: Whether there is a Learning Loop to learn from; nothing is chosen otherwise.
         clock: Monotonic seconds.
     """
 
@@ -56,6 +57,7 @@ class ActiveLearning:
     relevance: RelevanceFilter
     max_pixels: int
     encoders: trio.CapacityLimiter
+    is_on: bool = True
     clock: Callable[[], float] = trio.current_time
     selected: Counter[str] = field(factory=lambda: Counter(dict.fromkeys(CAUSES, 0)))
     _waiting: deque[tuple[bytes | Pixels, ImageMetadata]] = field(factory=deque)
@@ -64,7 +66,7 @@ class ActiveLearning:
 
     def consider(self, image: bytes | Pixels, found: ImageMetadata, order: DetectionOrder) -> None:
         """Keep the image of a detection if its client wants that, or if it is worth learning from."""
-        if order.autoupload == "disabled":
+        if order.autoupload == "disabled" or not self.is_on:
             return
         causes: list[str] = []
         if order.autoupload == "filtered":

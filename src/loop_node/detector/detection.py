@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -40,6 +40,13 @@ class DetectionOrder:
     source: str | None = None
     creation_date: str | None = None
     autoupload: str = "filtered"
+
+
+Consider = Callable[[bytes | Pixels, ImageMetadata, DetectionOrder], None]
+
+
+def _nobody(_image: bytes | Pixels, _found: ImageMetadata, _order: DetectionOrder) -> None:
+    """Nobody is told."""
 
 
 @frozen(kw_only=True)
@@ -95,12 +102,13 @@ class Detector:
         engine: Where the model is.
         max_image_pixels: Larger images are refused before they are decoded.
         decoders: How many images are decoded at once, each in a thread.
+        consider: Told of each image, what was found in it and its order; must not wait, and must not change anything.
     """
 
     engine: Engine
     max_image_pixels: int
     decoders: trio.CapacityLimiter
-    _told: set[str] = attrs.Factory(set)
+    consider: Consider = _nobody
 
     async def detect(self, image: bytes | Pixels, order: DetectionOrder) -> Detection:
         """Find things in an image: encoded, or an array as `images.read_raw` returns it.
@@ -110,7 +118,7 @@ class Detector:
             Unavailable: No model, or the waiting line is full.
         """
         with self.engine.admit() as admission:
-            return self._answer(await self._look(admission, image), order)
+            return self._answer(image, await self._look(admission, image), order)
 
     async def detect_batch(self, images: Sequence[bytes | Pixels], order: DetectionOrder) -> list[Detection]:
         """Find things in several images, which share one order; the answers in their order.
@@ -122,7 +130,8 @@ class Detector:
         """
         with self.engine.admit(len(images)) as admission:
             look = self._look_at_all if isinstance(admission.model, BatchModel) else self._look_one_by_one
-            return [self._answer(seen, order) for seen in await look(admission, images)]
+            seen = await look(admission, images)
+        return [self._answer(image, one, order) for image, one in zip(images, seen, strict=True)]
 
     async def _look(self, admission: Admission, image: bytes | Pixels) -> _Seen:
         asked = time.perf_counter()
@@ -167,8 +176,7 @@ class Detector:
             abandon_on_cancel=True,
         )
 
-    def _answer(self, seen: _Seen, order: DetectionOrder) -> Detection:
-        self._tell_of_no_outbox(order)
+    def _answer(self, image: bytes | Pixels, seen: _Seen, order: DetectionOrder) -> Detection:
         found = seen.inference
         # a logic may return the same object twice, so the order's words go into a copy
         metadata = attrs.evolve(
@@ -177,6 +185,7 @@ class Detector:
             created=order.creation_date,
             source=order.source or found.metadata.source,
         )
+        self.consider(image, metadata, order)
         return Detection(
             metadata=metadata,
             decode_s=seen.decode_s,
@@ -184,10 +193,3 @@ class Detector:
             infer_s=found.infer_s,
             post_s=found.post_s,
         )
-
-    def _tell_of_no_outbox(self, order: DetectionOrder) -> None:
-        if order.autoupload != "disabled" and order.autoupload not in self._told:
-            self._told.add(order.autoupload)
-            logger.info(
-                "autoupload=%s: there is no outbox yet, so no image is kept for the Learning Loop", order.autoupload
-            )

@@ -53,9 +53,6 @@ def detector_events(detector: Detector, state: DetectorState, control: ModelCont
         "about": events.about,
         "get_model_version": events.get_model_version,
         "soft_reload": events.soft_reload,
-        "upload": _not_there("there is no outbox yet, the image was not kept"),
-        "get_outbox_mode": _not_there("there is no outbox yet"),
-        "set_outbox_mode": _not_there("there is no outbox yet"),
         "set_model_version_mode": events.set_model_version_mode,
     }
 
@@ -122,13 +119,6 @@ class _Events:
             )
         except ImageError as error:
             raise ImageError(f"{field}: {error}") from error
-
-
-def _not_there(message: str) -> Handler:
-    async def refuse(_peer: Peer, *_args: Value) -> Value:
-        raise InputError(message)
-
-    return refuse
 
 
 def _answer(detection: Detection) -> Value:

@@ -1,60 +1,70 @@
-"""The parts of a detector that follow a Learning Loop, made from the settings."""
+"""Who chooses a detector's model: made from the settings, with a Learning Loop or without one."""
 
 from attrs import frozen
 
 from loop_node.errors import SettingsError
 from loop_node.inference.engine import Engine
-from loop_node.schemas.status import VersionControl
+from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.settings import Settings
-from loop_node.supervision import Criticality, Task
+from loop_node.supervision import Criticality, Restart, Task, TaskHandle
 
+from .linking import LoopLink
 from .logic import DetectorLogicFactory
+from .model_control import ModelControl
 from .model_exchange import ModelExchange
-from .model_source import ModelSource
 from .model_store import ModelStore, open_store
 from .model_watcher import ModelWatcher
-from .models import ModelBuild, build_folder
+from .models import ModelBuild, ModelLoader, build_folder
 from .state import DetectorState
 from .status import NodeIdentity, StatusReporter
 
-__all__ = ["Following", "prepare_following"]
+__all__ = ["Models", "models_alone", "models_of_loop"]
 
 _CYCLE_S = 5.0
 
 
 @frozen(kw_only=True)
-class Following:
-    """Who chooses the model, and who tells the Learning Loop of it."""
+class Models:
+    """Who chooses the model, and the tasks that see to it; the detector detects without any of them."""
 
-    watcher: ModelWatcher
-    reporter: StatusReporter
-
-    def tasks(self) -> list[Task]:
-        """Both as tasks; the detector detects without either."""
-        return [
-            Task(name="model_watcher", run=self.watcher.run, criticality=Criticality.DEGRADABLE),
-            Task(name="status_reporter", run=self.reporter.run, criticality=Criticality.DEGRADABLE),
-        ]
+    control: ModelControl
+    tasks: list[Task]
 
 
-def prepare_following(
+def models_alone(engine: Engine, state: DetectorState, build: ModelBuild | None) -> Models:
+    """The model that was asked for, without a Learning Loop."""
+    loader = ModelLoader(engine, state, build)
+
+    async def model_loader(handle: TaskHandle) -> None:
+        handle.ready()
+        try:
+            if build is not None:
+                await loader.load()
+        finally:
+            if state.operation_mode is OperationMode.STARTUP:
+                state.operation_mode = OperationMode.IDLE
+
+    task = Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE)
+    return Models(control=loader, tasks=[task])
+
+
+def models_of_loop(
     settings: Settings,
-    source: ModelSource,
+    link: LoopLink,
     *,
-    node_uuid: str,
     engine: Engine,
     state: DetectorState,
     local: ModelBuild | None,
     factory: DetectorLogicFactory | None,
-) -> Following:
-    """Open the model store and connect the parts.
+) -> Models:
+    """Open the model store, follow the project's target and tell how it goes.
 
     Raises:
         SettingsError: DATA_FOLDER cannot be used.
     """
     model_format = settings.model_format if factory is None else factory.model_format
     exchange = ModelExchange(
-        source=source,
+        source=link.project,
         store=_open_store(settings),
         engine=engine,
         state=state,
@@ -70,12 +80,18 @@ def prepare_following(
         cycle_s=_CYCLE_S,
     )
     identity = NodeIdentity(
-        uuid=node_uuid, name=settings.node_name, model_format=model_format, node_version=settings.node_version
+        uuid=link.uuid, name=settings.node_name, model_format=model_format, node_version=settings.node_version
     )
     reporter = StatusReporter(
-        source=source, engine=engine, state=state, identity=identity, every_s=settings.sync_cycles * _CYCLE_S
+        source=link.project, engine=engine, state=state, identity=identity, every_s=settings.sync_cycles * _CYCLE_S
     )
-    return Following(watcher=watcher, reporter=reporter)
+    return Models(
+        control=watcher,
+        tasks=[
+            Task(name="model_watcher", run=watcher.run, criticality=Criticality.DEGRADABLE),
+            Task(name="status_reporter", run=reporter.run, criticality=Criticality.DEGRADABLE),
+        ],
+    )
 
 
 def _open_store(settings: Settings) -> ModelStore:

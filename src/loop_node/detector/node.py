@@ -3,25 +3,30 @@
 Resources outside, supervised tasks inside::
 
     nursery "node"
-    |- watch_signals        first signal: stop; second: the end at once
-    `- listeners, engine, Socket.IO server { per peer: timekeeper, handlers }
+    |- watch_signals          first signal: stop; second: the end at once
+    `- listeners, engine, link to the Learning Loop, outbox, Socket.IO server { per peer: timekeeper, handlers }
        `- supervise
-          |- http_server    VITAL       ends when stopped and drained, and all others with it
-          |- model_loader   DEGRADABLE  alone: builds the model that was asked for and installs it
-          |- model_watcher  DEGRADABLE  with a Learning Loop: target -> download -> build -> probe -> exchange
-          `- status_reporter DEGRADABLE with a Learning Loop: tells it how the detector is
+          |- http_server      VITAL       ends when stopped and drained, and all others with it
+          |- outbox_writer    VITAL       images -> disk; detections never wait for it
+          |- jpeg_encoder     DEGRADABLE  chosen images that are no JPEG yet -> outbox_writer
+          |- model_loader     DEGRADABLE  alone: builds the model that was asked for and installs it
+          |- model_watcher    DEGRADABLE  with a Learning Loop: target -> download -> build -> probe -> exchange
+          |- status_reporter  DEGRADABLE  with a Learning Loop: tells it how the detector is
+          `- outbox_drainer   DEGRADABLE  with a Learning Loop: disk -> Learning Loop
 """
 
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import AsyncIterator
 
 import trio
-from attrs import frozen
+from attrs import define
 
 from loop_node.images import keep_large_buffers
 from loop_node.inference.engine import Engine, open_engine
-from loop_node.schemas.status import OperationMode, VersionControl
+from loop_node.schemas.status import VersionControl
 from loop_node.serving.app import create_app
 from loop_node.serving.http_server import HttpLimits, listening_url, open_listeners, serve_node
 from loop_node.settings import Settings
@@ -30,30 +35,39 @@ from loop_node.socketio.limits import Limits
 from loop_node.socketio.server import open_socketio_server
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
+from . import outbox as outbox_room
+from .active_learning import ActiveLearning
 from .detection import Detector
 from .events import detector_events, error_ack
-from .following import prepare_following
+from .figures import DetectorFigures
+from .following import Models, models_alone, models_of_loop
+from .linking import LoopLink, open_loop_link
 from .logic import DetectorLogicFactory
-from .model_control import ModelControl
-from .model_source import ModelSource
-from .models import ModelBuild, ModelLoader, prepare_build
+from .models import ModelBuild, prepare_build
+from .outbox import Outbox, open_outbox
+from .outbox_doors import OutboxDoors
+from .relevance import RelevanceFilter
 from .rest import detector_endpoints
 from .state import DetectorState
+from .uploading import UploadReader
 
-__all__ = ["run_detector"]
+__all__ = ["run_detector", "serve_detector"]
 
 logger = logging.getLogger(__name__)
 
 ChangeTasks = Callable[[Sequence[Task]], Sequence[Task]]
+Announce = Callable[[str], None]
+
+
+def _log_address(url: str) -> None:
+    logger.info("listening on %s", url)
 
 
 async def run_detector(
     settings: Settings,
     *,
     factory: DetectorLogicFactory | None = None,
-    source: ModelSource | None = None,
-    node_uuid: str = "",
-    announce: Callable[[str], None] = lambda url: logger.info("listening on %s", url),
+    announce: Announce = _log_address,
     change_tasks: ChangeTasks = lambda tasks: tasks,
 ) -> None:
     """Run a detector until SIGTERM or SIGINT tells it to stop.
@@ -61,8 +75,6 @@ async def run_detector(
     Args:
         settings: The operator's settings.
         factory: A logic to use instead of OpenVINO.
-        source: The Learning Loop's project that it follows; None stands alone.
-        node_uuid: By which the Learning Loop knows this node.
         announce: Called once with the node's address, when its doors are open.
         change_tasks: A seam for tests that make a task fail.
 
@@ -70,95 +82,141 @@ async def run_detector(
         SettingsError: The address is taken, the model that was asked for is not there, or models cannot be kept.
         TaskGivenUp: A vital task failed for good.
     """
-    tuning.install()
-    keep_large_buffers()
-    build = prepare_build(settings, factory)
-    _tell_what_is_missing(settings, build, source)
     stop = trio.Event()
-    async with (
-        open_listeners(settings.node_host, settings.node_port) as listeners,
-        open_engine(max_queue=settings.max_queue) as engine,
-        trio.open_nursery() as node,
-    ):
+    async with trio.open_nursery() as node:
         await node.start(watch_signals, stop, node.cancel_scope)
-        announce(listening_url(listeners))
-        state = DetectorState(version_control=VersionControl(settings.version_control_default))
-        if source is None:
-            models = _alone(engine, state, build)
-        else:
-            following = prepare_following(
-                settings, source, node_uuid=node_uuid, engine=engine, state=state, local=build, factory=factory
-            )
-            models = _Models(following.watcher, following.tasks())
-        await _run_tasks(settings, engine, state, listeners, models, stop, change_tasks)
+        await serve_detector(settings, stop, factory=factory, announce=announce, change_tasks=change_tasks)
         node.cancel_scope.cancel()
 
 
-@frozen
-class _Models:
-    """Who chooses the model, and the tasks that see to it."""
+async def serve_detector(
+    settings: Settings,
+    stop: trio.Event,
+    *,
+    factory: DetectorLogicFactory | None = None,
+    announce: Announce = _log_address,
+    change_tasks: ChangeTasks = lambda tasks: tasks,
+) -> None:
+    """Serve until `stop` is set and the requests in flight are answered; otherwise as `run_detector`."""
+    tuning.install()
+    keep_large_buffers()
+    build = prepare_build(settings, factory)
+    async with (
+        open_listeners(settings.node_host, settings.node_port) as listeners,
+        _open_parts(settings, build, factory) as parts,
+    ):
+        announce(listening_url(listeners))
+        await _run_tasks(settings, parts, listeners, stop, change_tasks)
 
-    control: ModelControl
-    tasks: list[Task]
+
+@define(kw_only=True)
+class _Parts:
+    """What the doors and the tasks share; `link` is None for a detector that stands alone."""
+
+    engine: Engine
+    state: DetectorState
+    models: Models
+    outbox: Outbox
+    learning: ActiveLearning
+    link: LoopLink | None
+    workers: trio.CapacityLimiter
+
+    def tasks(self) -> list[Task]:
+        """All but the web server."""
+        link, degradable = self.link, Criticality.DEGRADABLE
+        tasks = [
+            Task(name="outbox_writer", run=self.outbox.run_writer, criticality=Criticality.VITAL),
+            Task(name="jpeg_encoder", run=self.learning.run_encoder, criticality=degradable),
+            *self.models.tasks,
+        ]
+        if link is not None:
+            send = link.send
+
+            async def outbox_drainer(handle: TaskHandle) -> None:
+                await self.outbox.run_drainer(send, handle)
+
+            tasks.append(Task(name="outbox_drainer", run=outbox_drainer, criticality=degradable))
+        return tasks
 
 
-def _alone(engine: Engine, state: DetectorState, build: ModelBuild | None) -> _Models:
-    loader = ModelLoader(engine, state, build)
-
-    async def model_loader(handle: TaskHandle) -> None:
-        handle.ready()
-        try:
-            if build is not None:
-                await loader.load()
-        finally:
-            if state.operation_mode is OperationMode.STARTUP:
-                state.operation_mode = OperationMode.IDLE
-
-    task = Task(name="model_loader", run=model_loader, restart=Restart.NEVER, criticality=Criticality.DEGRADABLE)
-    return _Models(loader, [task])
+@asynccontextmanager
+async def _open_parts(
+    settings: Settings, build: ModelBuild | None, factory: DetectorLogicFactory | None
+) -> AsyncIterator[_Parts]:
+    limits = outbox_room.Limits(
+        normal_images=settings.max_outbox_size,
+        total_bytes=settings.max_outbox_bytes,
+        free_bytes=settings.min_free_disk_bytes,
+    )
+    workers = trio.CapacityLimiter(os.cpu_count() or 1)
+    state = DetectorState(version_control=VersionControl(settings.version_control_default))
+    async with (
+        open_engine(max_queue=settings.max_queue) as engine,
+        open_loop_link(settings) as link,
+        open_outbox(settings.data_folder / "outbox", limits) as outbox,
+    ):
+        if link is None:
+            _tell_what_is_missing(build)
+            models = models_alone(engine, state, build)
+        else:
+            state.describe_link = link.client.link.snapshot
+            models = models_of_loop(settings, link, engine=engine, state=state, local=build, factory=factory)
+        yield _Parts(
+            engine=engine,
+            state=state,
+            models=models,
+            outbox=outbox,
+            learning=ActiveLearning(
+                keeper=outbox,
+                relevance=RelevanceFilter(settings.min_uncertain_threshold, settings.max_uncertain_threshold),
+                max_pixels=settings.max_image_pixels,
+                encoders=workers,
+                is_on=link is not None,
+            ),
+            link=link,
+            workers=workers,
+        )
 
 
 async def _run_tasks(
     settings: Settings,
-    engine: Engine,
-    state: DetectorState,
+    parts: _Parts,
     listeners: list[trio.SocketListener],
-    models: _Models,
     stop: trio.Event,
     change_tasks: ChangeTasks,
 ) -> None:
-    health = Health()
-    detector = Detector(engine, settings.max_image_pixels, trio.CapacityLimiter(os.cpu_count() or 1))
+    health, engine, state, models = Health(), parts.engine, parts.state, parts.models
+    detector = Detector(engine, settings.max_image_pixels, parts.workers, parts.learning.consider)
+    reader = UploadReader(settings.max_image_pixels, parts.workers)
+    doors = OutboxDoors(outbox=parts.outbox, reader=reader, engine=engine)
     limits = HttpLimits(connections=settings.max_connections, body_bytes=settings.max_body_bytes)
     tasks = trio.CancelScope()
     async with open_socketio_server(
-        detector_events(detector, state, models.control),
+        detector_events(detector, state, models.control) | doors.events(),
         limits=_socketio_limits(settings),
         allowed_origins=settings.cors_allowed_origins,
         error_ack=error_ack,
     ) as socketio:
+        endpoints = detector_endpoints(detector, state, models.control, has_backdoor=settings.use_backdoor_controls)
+        link = parts.link.client.link if parts.link is not None else None
         app = create_app(
             settings.node_name,
-            detector_endpoints(detector, state, models.control, has_backdoor=settings.use_backdoor_controls),
+            [*endpoints, *doors.endpoints()],
             health=health,
             not_ready=lambda: [] if engine.model else [engine.why_no_model],
             max_body_bytes=settings.max_body_bytes,
             socketio=socketio,
             allowed_origins=settings.cors_allowed_origins,
+            figures=[DetectorFigures(engine=engine, outbox=parts.outbox, learning=parts.learning, link=link)],
         )
 
         async def http_server(handle: TaskHandle) -> None:
             await serve_node(app, socketio, listeners, stop=stop, limits=limits, ready=handle.ready)
             tasks.cancel()
 
-        wanted = change_tasks(
-            [
-                Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL),
-                *models.tasks,
-            ]
-        )
+        server = Task(name="http_server", run=http_server, restart=Restart.ON_ERROR, criticality=Criticality.VITAL)
         with tasks:
-            await supervise(wanted, health=health)
+            await supervise(change_tasks([server, *parts.tasks()]), health=health)
 
 
 def _socketio_limits(settings: Settings) -> Limits:
@@ -172,10 +230,7 @@ def _socketio_limits(settings: Settings) -> Limits:
     )
 
 
-def _tell_what_is_missing(settings: Settings, build: ModelBuild | None, source: ModelSource | None) -> None:
-    if source is not None:
-        return
+def _tell_what_is_missing(build: ModelBuild | None) -> None:
     if build is None:
         logger.warning("no model: set MODEL or --model; `coco` is the bundled one")
-    if settings.serves_project:
-        logger.warning("this version neither follows a model of the Learning Loop nor uploads images to it")
+    logger.info("this detector stands alone: images are kept for a Learning Loop only if clients hand them in")

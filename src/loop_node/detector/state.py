@@ -1,6 +1,6 @@
 """What the detector says of itself, the same over REST and Socket.IO and to the Learning Loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
@@ -37,6 +37,7 @@ class DetectorState:
         download: What is being downloaded.
         updating_to: The version for which the old model has had to go.
         held_back: Models that failed and wait for their next try.
+        describe_link: What is known of the link to the Learning Loop, ready for JSON.
     """
 
     operation_mode: OperationMode = OperationMode.STARTUP
@@ -49,6 +50,7 @@ class DetectorState:
     download: Download | None = None
     updating_to: str | None = None
     held_back: Mapping[str, Quarantined] = field(factory=dict)
+    describe_link: Callable[[], dict[str, Any] | None] = lambda: None
 
     @property
     def errors(self) -> dict[str, str]:
@@ -79,6 +81,7 @@ class DetectorState:
             "device": model and model.device,
             "errors": self.errors,
             "download": self.download and _download(self.download),
+            "loop": self.describe_link(),
             "held_back": [_held(held) for held in self.held_back.values()],
         }
 
