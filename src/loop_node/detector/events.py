@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from loop_node.errors import ImageError, InputError
-from loop_node.images import read_raw
+from loop_node.errors import InputError
 from loop_node.schemas.wire import model_json, unstructure
 from loop_node.socketio.packets import Value
 from loop_node.socketio.session import Handler, Peer
 
 from .detection import AUTOUPLOAD_MODES, Detection, DetectionOrder, Detector, Pixels, read_creation_date
+from .event_fields import quoted, read_object, read_sent_image, read_tags, read_text
 from .model_control import ModelControl
 from .state import DetectorState
 
@@ -66,18 +66,21 @@ class _Events:
     control: ModelControl
 
     async def detect(self, _peer: Peer, data: Value = None) -> Value:
-        request = _object(data)
+        request = read_object(data)
         image = self._image(request.get("image"), "image")
         detection = await self.detector.detect(image, _order(request))
         return _answer(detection)
 
     async def batch_detect(self, _peer: Peer, data: Value = None) -> Value:
-        request = _object(data)
+        request = read_object(data)
         images = request.get("images")
         if not isinstance(images, list):
             raise InputError(f"images: a list of images is needed, not {type(images).__name__}")
         read = [self._image(image, f"images[{index}]") for index, image in enumerate(images)]
         return {"items": [_answer(one) for one in await self.detector.detect_batch(read, _order(request))]}
+
+    def _image(self, image: Value, name: str) -> bytes | Pixels:
+        return read_sent_image(image, name, max_pixels=self.detector.max_image_pixels)
 
     async def info(self, _peer: Peer, _data: Value = None) -> Value:
         model = self.detector.engine.model
@@ -101,77 +104,26 @@ class _Events:
         await self.control.set_mode(data if isinstance(data, str) else "")
         return {"status": "OK"}
 
-    def _image(self, image: Value, field: str) -> bytes | Pixels:
-        """The image in any of its forms: encoded bytes, `{format: jpeg, bytes}` or a raw array."""
-        if isinstance(image, bytes):
-            return image
-        if not isinstance(image, dict):
-            raise InputError(f"{field}: an encoded image or an object with its bytes is needed, not {_kind(image)}")
-        data = image.get("bytes")
-        form = image.get("format") or "raw"
-        if form == "jpeg" and isinstance(data, bytes):
-            return data
-        if form != "raw":
-            raise InputError(f"{field}: format 'raw' or 'jpeg' with its bytes is needed, not {_quoted(form)}")
-        try:
-            return read_raw(
-                data, dtype=image.get("dtype"), shape=image.get("shape"), max_pixels=self.detector.max_image_pixels
-            )
-        except ImageError as error:
-            raise ImageError(f"{field}: {error}") from error
-
 
 def _answer(detection: Detection) -> Value:
     answer: Value = unstructure(detection.metadata)
     return answer
 
 
-def _object(data: Value) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise InputError(f"an object with the request's fields is needed, not {_kind(data)}")
-    return data
-
-
 def _order(request: Mapping[str, Any]) -> DetectionOrder:
-    said = {name: _text(request, name) for name in ("source", "creation_date", *_CAMERA_KEYS)}
+    said = {name: read_text(request, name) for name in ("source", "creation_date", *_CAMERA_KEYS)}
     return DetectionOrder(
         camera_id=next((said[key] for key in _CAMERA_KEYS if said[key]), None),
-        tags=_tags(request.get("tags")),
+        tags=read_tags(request),
         source=said["source"],
         creation_date=read_creation_date(said["creation_date"]),
         autoupload=_autoupload(request.get("autoupload", AUTOUPLOAD_MODES[0])),
     )
 
 
-def _text(request: Mapping[str, Any], name: str) -> str | None:
-    value = request.get(name)
-    if isinstance(value, (int, float)):
-        return str(value)
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{name}: a text is needed, not {_kind(value)}")
-    return value or None
-
-
-def _tags(tags: object) -> list[str]:
-    if tags is None:
-        return []
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise InputError("tags: a list of texts is needed")
-    return tags
-
-
 def _autoupload(mode: object) -> str:
     """Over Socket.IO another word has never cost a robot its detections: it uploads nothing and is logged."""
     if isinstance(mode, str) and mode in AUTOUPLOAD_MODES:
         return mode
-    logger.warning("autoupload %s is none of %s; nothing is uploaded", _quoted(mode), ", ".join(AUTOUPLOAD_MODES))
+    logger.warning("autoupload %s is none of %s; nothing is uploaded", quoted(mode), ", ".join(AUTOUPLOAD_MODES))
     return "disabled"
-
-
-def _quoted(value: object) -> str:
-    """A client's value in few words, however large it is."""
-    return repr(value[:40]) if isinstance(value, str) else _kind(value)
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

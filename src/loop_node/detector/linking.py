@@ -8,7 +8,8 @@ import trio
 from attrs import frozen
 
 from loop_node.loop.address import login_in_clear, loop_url
-from loop_node.loop.client import LoopAccess, LoopClient, open_loop_client
+from loop_node.loop.client import LoopAccess, open_loop_client
+from loop_node.loop.link_state import LinkState
 from loop_node.loop.multipart import FilePart
 from loop_node.loop.project import LoopProject
 from loop_node.loop.uuids import node_uuid
@@ -23,10 +24,16 @@ logger = logging.getLogger(__name__)
 
 @frozen(kw_only=True)
 class LoopLink:
-    """The link; `uuid` is this node's id at the Learning Loop."""
+    """The link.
 
-    client: LoopClient
+    Attributes:
+        project: Is asked.
+        state: What is known of the connection.
+        uuid: This node's id at the Learning Loop.
+    """
+
     project: LoopProject
+    state: LinkState
     uuid: str
 
     async def send(self, images: Sequence[OutgoingImage]) -> None:
@@ -67,4 +74,4 @@ async def open_loop_link(settings: Settings) -> AsyncIterator[LoopLink | None]:
         logger.warning("the password travels to %s in clear text: put https:// before the address", access.url)
     uuid = await trio.to_thread.run_sync(node_uuid, settings.data_folder, settings.node_name)
     async with open_loop_client(access) as client:
-        yield LoopLink(client=client, project=LoopProject(client, organization, project), uuid=uuid)
+        yield LoopLink(project=LoopProject(client, organization, project), state=client.link, uuid=uuid)

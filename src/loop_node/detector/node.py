@@ -17,9 +17,8 @@ Resources outside, supervised tasks inside::
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 from attrs import define
@@ -57,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 ChangeTasks = Callable[[Sequence[Task]], Sequence[Task]]
 Announce = Callable[[str], None]
+OpenLink = Callable[[Settings], AbstractAsyncContextManager[LoopLink | None]]
 
 
 def _log_address(url: str) -> None:
@@ -68,6 +68,7 @@ async def run_detector(
     *,
     factory: DetectorLogicFactory | None = None,
     announce: Announce = _log_address,
+    open_link: OpenLink = open_loop_link,
     change_tasks: ChangeTasks = lambda tasks: tasks,
 ) -> None:
     """Run a detector until SIGTERM or SIGINT tells it to stop.
@@ -76,6 +77,7 @@ async def run_detector(
         settings: The operator's settings.
         factory: A logic to use instead of OpenVINO.
         announce: Called once with the node's address, when its doors are open.
+        open_link: A seam for tests that are the Learning Loop.
         change_tasks: A seam for tests that make a task fail.
 
     Raises:
@@ -85,7 +87,9 @@ async def run_detector(
     stop = trio.Event()
     async with trio.open_nursery() as node:
         await node.start(watch_signals, stop, node.cancel_scope)
-        await serve_detector(settings, stop, factory=factory, announce=announce, change_tasks=change_tasks)
+        await serve_detector(
+            settings, stop, factory=factory, announce=announce, open_link=open_link, change_tasks=change_tasks
+        )
         node.cancel_scope.cancel()
 
 
@@ -95,6 +99,7 @@ async def serve_detector(
     *,
     factory: DetectorLogicFactory | None = None,
     announce: Announce = _log_address,
+    open_link: OpenLink = open_loop_link,
     change_tasks: ChangeTasks = lambda tasks: tasks,
 ) -> None:
     """Serve until `stop` is set and the requests in flight are answered; otherwise as `run_detector`."""
@@ -103,7 +108,7 @@ async def serve_detector(
     build = prepare_build(settings, factory)
     async with (
         open_listeners(settings.node_host, settings.node_port) as listeners,
-        _open_parts(settings, build, factory) as parts,
+        _open_parts(settings, build, factory, open_link) as parts,
     ):
         announce(listening_url(listeners))
         await _run_tasks(settings, parts, listeners, stop, change_tasks)
@@ -119,7 +124,8 @@ class _Parts:
     outbox: Outbox
     learning: ActiveLearning
     link: LoopLink | None
-    workers: trio.CapacityLimiter
+    decoders: trio.CapacityLimiter
+    upload_workers: trio.CapacityLimiter
 
     def tasks(self) -> list[Task]:
         """All but the web server."""
@@ -141,25 +147,25 @@ class _Parts:
 
 @asynccontextmanager
 async def _open_parts(
-    settings: Settings, build: ModelBuild | None, factory: DetectorLogicFactory | None
+    settings: Settings, build: ModelBuild | None, factory: DetectorLogicFactory | None, open_link: OpenLink
 ) -> AsyncIterator[_Parts]:
     limits = outbox_room.Limits(
         normal_images=settings.max_outbox_size,
         total_bytes=settings.max_outbox_bytes,
         free_bytes=settings.min_free_disk_bytes,
     )
-    workers = trio.CapacityLimiter(os.cpu_count() or 1)
+    upload_workers = trio.CapacityLimiter(os.cpu_count() or 1)  # not detection's own: a large upload would hold it up
     state = DetectorState(version_control=VersionControl(settings.version_control_default))
     async with (
         open_engine(max_queue=settings.max_queue) as engine,
-        open_loop_link(settings) as link,
+        open_link(settings) as link,
         open_outbox(settings.data_folder / "outbox", limits) as outbox,
     ):
         if link is None:
             _tell_what_is_missing(build)
             models = models_alone(engine, state, build)
         else:
-            state.describe_link = link.client.link.snapshot
+            state.describe_link = link.state.snapshot
             models = models_of_loop(settings, link, engine=engine, state=state, local=build, factory=factory)
         yield _Parts(
             engine=engine,
@@ -170,11 +176,12 @@ async def _open_parts(
                 keeper=outbox,
                 relevance=RelevanceFilter(settings.min_uncertain_threshold, settings.max_uncertain_threshold),
                 max_pixels=settings.max_image_pixels,
-                encoders=workers,
+                encoders=upload_workers,
                 is_on=link is not None,
             ),
             link=link,
-            workers=workers,
+            decoders=trio.CapacityLimiter(os.cpu_count() or 1),
+            upload_workers=upload_workers,
         )
 
 
@@ -186,8 +193,8 @@ async def _run_tasks(
     change_tasks: ChangeTasks,
 ) -> None:
     health, engine, state, models = Health(), parts.engine, parts.state, parts.models
-    detector = Detector(engine, settings.max_image_pixels, parts.workers, parts.learning.consider)
-    reader = UploadReader(settings.max_image_pixels, parts.workers)
+    detector = Detector(engine, settings.max_image_pixels, parts.decoders, parts.learning.consider)
+    reader = UploadReader(settings.max_image_pixels, parts.upload_workers)
     doors = OutboxDoors(outbox=parts.outbox, reader=reader, engine=engine)
     limits = HttpLimits(connections=settings.max_connections, body_bytes=settings.max_body_bytes)
     tasks = trio.CancelScope()
@@ -198,7 +205,7 @@ async def _run_tasks(
         error_ack=error_ack,
     ) as socketio:
         endpoints = detector_endpoints(detector, state, models.control, has_backdoor=settings.use_backdoor_controls)
-        link = parts.link.client.link if parts.link is not None else None
+        link = parts.link.state if parts.link is not None else None
         app = create_app(
             settings.node_name,
             [*endpoints, *doors.endpoints()],

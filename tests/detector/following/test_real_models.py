@@ -16,10 +16,12 @@ import httpx
 import pytest
 import trio
 
+from loop_node.detector.linking import LoopLink
 from loop_node.detector.models import build_folder
 from loop_node.detector.node import run_detector
 from loop_node.errors import LoopUnavailable
 from loop_node.inference.openvino import import_openvino
+from loop_node.loop.link_state import LinkState
 from loop_node.settings import Settings
 
 openvino = import_openvino()
@@ -72,11 +74,21 @@ def real_zip(tmp_path: Path, paper: Any) -> Callable[..., bytes]:
     return make
 
 
+def linked(loop: Any) -> Any:
+    """A link whose project is `loop`."""
+
+    @asynccontextmanager
+    async def open_link(_settings: Settings) -> AsyncIterator[LoopLink | None]:
+        yield LoopLink(project=loop, state=LinkState(), uuid="u")
+
+    return open_link
+
+
 @asynccontextmanager
 async def running(settings: Settings, loop: Any) -> AsyncIterator[httpx.AsyncClient]:
     send, receive = trio.open_memory_channel[str](1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: run_detector(settings, source=loop, node_uuid="u", announce=send.send_nowait))
+        nursery.start_soon(lambda: run_detector(settings, open_link=linked(loop), announce=send.send_nowait))
         async with httpx.AsyncClient(base_url=await receive.receive(), timeout=30) as client:
             yield client
         nursery.cancel_scope.cancel()
@@ -183,7 +195,7 @@ async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: 
     send, receive = trio.open_memory_channel[str](1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            lambda: run_detector(settings, factory=Reads(), source=loop, node_uuid="u", announce=send.send_nowait)
+            lambda: run_detector(settings, factory=Reads(), open_link=linked(loop), announce=send.send_nowait)
         )
         async with httpx.AsyncClient(base_url=await receive.receive(), timeout=30) as client:
             await until(client, serves("1.0"))
