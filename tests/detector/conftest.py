@@ -1,7 +1,9 @@
 """A detector's HTTP and Socket.IO side over a real server, with a model made of paper behind it."""
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +14,15 @@ from attrs import define, field
 from numpy.typing import NDArray
 from PIL import Image
 
+from loop_node.detector.active_learning import ActiveLearning
 from loop_node.detector.detection import Detector
 from loop_node.detector.events import detector_events, error_ack
+from loop_node.detector.outbox import Limits, Outbox, OutboxMode, open_outbox
+from loop_node.detector.outbox_doors import OutboxDoors
+from loop_node.detector.relevance import RelevanceFilter
 from loop_node.detector.rest import detector_endpoints
 from loop_node.detector.state import DetectorState
+from loop_node.detector.uploading import UploadReader
 from loop_node.errors import InputError
 from loop_node.inference.engine import Detected, Engine, open_engine
 from loop_node.schemas.detections import BoxDetection, ImageMetadata
@@ -24,7 +31,7 @@ from loop_node.schemas.status import OperationMode
 from loop_node.serving.app import create_app
 from loop_node.serving.http_server import HttpLimits, open_listeners, serve_http
 from loop_node.socketio import tuning
-from loop_node.socketio.limits import Limits
+from loop_node.socketio.limits import Limits as PeerLimits
 from loop_node.socketio.server import open_socketio_server
 from loop_node.supervision import Health
 
@@ -93,6 +100,16 @@ class PaperControl:
         self.told.append("reset")
 
 
+class PaperHandle:
+    """What a task tells nobody."""
+
+    def ready(self) -> None: ...
+
+    @contextmanager
+    def waiting(self, reason: str) -> Iterator[None]:
+        yield
+
+
 @define
 class Node:
     """A detector's HTTP side, a client for it, and what lies behind."""
@@ -102,6 +119,8 @@ class Node:
     state: DetectorState
     model: PaperModel
     control: PaperControl
+    outbox: Outbox
+    learning: ActiveLearning
 
 
 @pytest.fixture
@@ -116,18 +135,30 @@ def encode() -> Any:
 
 
 @pytest.fixture
-async def node() -> AsyncIterator[Node]:
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
     state = DetectorState(operation_mode=OperationMode.IDLE)
     model = PaperModel(ImageMetadata(box_detections=[BOX]))
     control = PaperControl(state)
-    async with open_engine(max_queue=4) as engine, open_listeners("127.0.0.1", 0) as listeners:
-        detector = Detector(engine, 10_000, trio.CapacityLimiter(2))
+    async with (
+        open_engine(max_queue=4) as engine,
+        open_listeners("127.0.0.1", 0) as listeners,
+        open_outbox(tmp_path / "outbox", Limits(normal_images=5, free_bytes=0)) as outbox,
+    ):
+        learning = ActiveLearning(
+            keeper=outbox,
+            relevance=RelevanceFilter(0.3, 0.6),
+            max_pixels=10_000,
+            encoders=trio.CapacityLimiter(1),
+        )
+        detector = Detector(engine, 10_000, trio.CapacityLimiter(2), learning.consider)
+        reader = UploadReader(10_000, trio.CapacityLimiter(2))
+        doors = OutboxDoors(outbox=outbox, reader=reader, engine=engine)
         await engine.install(model)
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with (
             open_socketio_server(
-                detector_events(detector, state, control),
-                limits=Limits(max_payload_bytes=1_000_000),
+                detector_events(detector, state, control) | doors.events(),
+                limits=PeerLimits(max_payload_bytes=1_000_000),
                 error_ack=error_ack,
             ) as socketio,
             trio.open_nursery() as nursery,
@@ -135,7 +166,7 @@ async def node() -> AsyncIterator[Node]:
         ):
             app = create_app(
                 "t",
-                detector_endpoints(detector, state, control, has_backdoor=True),
+                [*detector_endpoints(detector, state, control, has_backdoor=True), *doors.endpoints()],
                 health=Health(),
                 not_ready=list,
                 max_body_bytes=100_000,
@@ -143,5 +174,9 @@ async def node() -> AsyncIterator[Node]:
             )
             limits = HttpLimits(body_bytes=1_000_000)
             nursery.start_soon(lambda: serve_http(app, listeners, stop=trio.Event(), limits=limits, ready=lambda: None))
-            yield Node(client, engine, state, model, control)
+            handle = PaperHandle()
+            nursery.start_soon(outbox.run_writer, handle)
+            nursery.start_soon(learning.run_encoder, handle)
+            await outbox.set_mode(OutboxMode.STOPPED)
+            yield Node(client, engine, state, model, control, outbox, learning)
             nursery.cancel_scope.cancel()

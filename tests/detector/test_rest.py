@@ -1,7 +1,6 @@
 """The detector's endpoints as clients of every generation use them, over a real server and a model made of paper."""
 
 import io
-import logging
 from typing import Any
 
 import pytest
@@ -140,18 +139,6 @@ async def test_what_cannot_be_used_is_named(node: Any, how: dict[str, Any], stat
     assert answer.status_code == status
     assert said in answer.json()["detail"]
     assert node.model.shapes == []
-
-
-@pytest.mark.parametrize("mode", ["all", "filtered", "disabled"])
-async def test_without_an_outbox_it_says_once_that_nothing_is_kept(
-    node: Any, mode: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whoever expects uploads learns of it; whoever does not is left alone."""
-    caplog.set_level(logging.INFO)
-    for _ in range(3):
-        await node.client.post("/detect", files=files(), headers={"autoupload": mode})
-    said = [record for record in caplog.records if "no outbox" in record.message]
-    assert len(said) == (mode != "disabled")
 
 
 async def test_without_a_model_it_is_a_503(node: Any) -> None:

@@ -32,6 +32,7 @@ from loop_node.settings import Settings
 from loop_node.socketio import tuning
 from loop_node.socketio.limits import Limits
 from loop_node.socketio.server import open_socketio_server
+from loop_node.socketio.session import bare_exception
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
 from . import outbox as outbox_room
@@ -85,12 +86,13 @@ async def run_detector(
         TaskGivenUp: A vital task failed for good.
     """
     stop = trio.Event()
-    async with trio.open_nursery() as node:
-        await node.start(watch_signals, stop, node.cancel_scope)
-        await serve_detector(
-            settings, stop, factory=factory, announce=announce, open_link=open_link, change_tasks=change_tasks
-        )
-        node.cancel_scope.cancel()
+    with bare_exception():
+        async with trio.open_nursery() as node:
+            await node.start(watch_signals, stop, node.cancel_scope)
+            await serve_detector(
+                settings, stop, factory=factory, announce=announce, open_link=open_link, change_tasks=change_tasks
+            )
+            node.cancel_scope.cancel()
 
 
 async def serve_detector(

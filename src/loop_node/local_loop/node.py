@@ -22,6 +22,7 @@ from loop_node.settings import Settings
 from loop_node.socketio import tuning
 from loop_node.socketio.limits import Limits
 from loop_node.socketio.server import SocketIoServer, open_socketio_server
+from loop_node.socketio.session import bare_exception
 from loop_node.supervision import Criticality, Health, Restart, Task, TaskHandle, supervise, watch_signals
 
 from .contract import contract_endpoints
@@ -54,10 +55,11 @@ async def run_loop(
         TaskGivenUp: A vital task failed for good.
     """
     stop = trio.Event()
-    async with trio.open_nursery() as node:
-        await node.start(watch_signals, stop, node.cancel_scope)
-        await serve_loop(settings, stop, announce=announce)
-        node.cancel_scope.cancel()
+    with bare_exception():
+        async with trio.open_nursery() as node:
+            await node.start(watch_signals, stop, node.cancel_scope)
+            await serve_loop(settings, stop, announce=announce)
+            node.cancel_scope.cancel()
 
 
 async def serve_loop(settings: Settings, stop: trio.Event, *, announce: Callable[[str], None]) -> None:
