@@ -80,16 +80,15 @@ async def run_detector(
         open_engine(max_queue=settings.max_queue) as engine,
         trio.open_nursery() as node,
     ):
-        await node.start(watch_signals, stop, node.cancel_scope)
-        announce(_url(listeners))
         state = DetectorState(version_control=VersionControl(settings.version_control_default))
-        if source is None:
-            models = _alone(engine, state, build)
-        else:
+        models = _alone(engine, state, build)
+        if source is not None:
             following = prepare_following(
                 settings, source, node_uuid=node_uuid, engine=engine, state=state, local=build, factory=factory
             )
             models = _Models(following.watcher, following.tasks())
+        await node.start(watch_signals, stop, node.cancel_scope)
+        announce(_url(listeners))
         await _run_tasks(settings, engine, state, listeners, models, stop, change_tasks)
         node.cancel_scope.cancel()
 
