@@ -1,17 +1,21 @@
 """Who chooses the model: what clients may say about it, and how a mode set at run time outlives the process."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import trio
 from attrs import frozen
 
+from loop_node.errors import InputError, LoopError, ModelError
 from loop_node.schemas.status import OperationMode, VersionControl
 
 from .durable import read_json, write_json
-from .update_policy import ModelRef, is_version
+from .model_source import ListedModel, ModelSource
+from .update_policy import ModelRef, checked_ref, is_version
 
-__all__ = ["ChosenMode", "ModelControl", "mode_file", "read_mode", "write_mode"]
+__all__ = ["ChosenMode", "ModelControl", "checked_mode", "mode_file", "read_mode", "write_mode"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,50 @@ class ChosenMode:
 
     control: VersionControl
     model: ModelRef | None = None
+
+
+async def checked_mode(
+    text: str, *, previous: ModelRef | None, source: ModelSource, model_format: str, answer_timeout_s: float
+) -> ChosenMode:
+    """What a client's text asks for. A version alone has to be looked up; what needs no asking is answered at once.
+
+    Args:
+        text: `follow_loop`, `pause`, `previous` or a version.
+        previous: The model that served before the one that does.
+        source: Where a version is looked up.
+        model_format: The format in which it must be there.
+        answer_timeout_s: How long the Learning Loop has for its answer.
+
+    Raises:
+        InputError: As `ModelControl.set_mode`.
+    """
+    if text in (VersionControl.FOLLOW_LOOP, VersionControl.PAUSE):
+        return ChosenMode(VersionControl(text))
+    if text == "previous":
+        if previous is None:
+            raise InputError("there is no previous model on this disk")
+        return ChosenMode(VersionControl.SPECIFIC_VERSION, previous)
+    if not is_version(text):
+        raise InputError("Invalid version number")
+    rows: Sequence[ListedModel] | None = None
+    with trio.move_on_after(answer_timeout_s):
+        try:
+            rows = await source.models(model_format)
+        except LoopError as error:
+            logger.warning("the Learning Loop's models cannot be read: %s", error)
+    if rows is None:
+        raise InputError("Failed to load models from learning loop")
+    return ChosenMode(VersionControl.SPECIFIC_VERSION, _only_one(rows, text))
+
+
+def _only_one(rows: Sequence[ListedModel], version: str) -> ModelRef:
+    found = [row for row in rows if row.version == version]
+    if len(found) != 1:
+        raise InputError(f"{'Multiple models' if found else 'No Model'} with version {version}")
+    try:
+        return checked_ref(found[0].id, version)
+    except ModelError as error:
+        raise InputError(str(error)) from None
 
 
 def mode_file(data_folder: Path) -> Path:

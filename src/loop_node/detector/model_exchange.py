@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DISK: Final = "model_store"
+_FAREWELL_S: Final = 2.0
 
 
 @define(eq=False, kw_only=True)
@@ -138,7 +139,7 @@ class ModelExchange:
         try:
             built = await self._threads.build(ModelBuild(model.version, lambda: self.build_folder(folder)))
         finally:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(_FAREWELL_S, shield=True):  # else the next start takes a stop for a death
                 await self.note_on_disk(self.store.end_build)
         named = _named(built)
         if named != model:

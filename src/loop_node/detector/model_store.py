@@ -17,7 +17,8 @@ Invariants:
 3. Only what has the form of a version becomes part of a path.
 4. A model is noted in `model_store.json` before it is built, and the note removed after: whoever finds a note at start
    knows that the process died of that build, or during it.
-5. Of the versions that have served, the last KEEP_MODELS stay, the current one among them. Models held back do not count.
+5. Of the versions that have served, the last KEEP_MODELS stay, the current one among them. Models held back do not
+   count; they stay as long as one that served before them does.
 
 A crash leaves: before the rename of 1, files in .incoming and nothing else; between moving an old folder away and the
 rename, the old one in .replaced, from where the next start brings it back; after the rename, a whole model that has not
@@ -283,8 +284,12 @@ class ModelStore:
         sync_folder(self.data_folder)
 
     def _prune(self, current: str) -> None:
-        good = [model.version for model in reversed(self._record.served) if not self._record.is_held_back(model)]
-        stay = {current, *good[: self.keep]}
+        stay, good = {current}, 0
+        for model in reversed(self._record.served):
+            if good == self.keep:
+                break
+            stay.add(model.version)
+            good += not self._record.is_held_back(model)
         for version in self.versions():
             if version not in stay:
                 logger.info("model %s goes: it is none of the last %d that served", version, self.keep)

@@ -19,9 +19,8 @@ from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.supervision import TaskHandle
 
 from .durable import remove
-from .model_control import ChosenMode, mode_file, read_mode, write_mode
+from .model_control import ChosenMode, checked_mode, mode_file, read_mode, write_mode
 from .model_exchange import ModelExchange
-from .model_source import ListedModel
 from .state import DetectorState
 from .update_policy import (
     Delays,
@@ -33,7 +32,6 @@ from .update_policy import (
     Situation,
     Wait,
     checked_ref,
-    is_version,
     next_step,
     quarantined,
 )
@@ -135,7 +133,14 @@ class ModelWatcher:
         """
         self._requests += 1
         request = self._requests
-        mode = await self._checked_mode(text.strip())
+        previous = next((model for model in self._served if model != self.exchange.current), None)
+        mode = await checked_mode(
+            text.strip(),
+            previous=previous,
+            source=self.exchange.source,
+            model_format=self.exchange.model_format,
+            answer_timeout_s=self.answer_timeout_s,
+        )
         if request < self._last_granted:
             raise InputError("another version control was asked for meanwhile")
         self._last_granted = request
@@ -307,38 +312,6 @@ class ModelWatcher:
             of_the_loop = [one for one in self._quarantine.values() if one.model != self.exchange.local_ref]
             await self.exchange.note_on_disk(self.exchange.store.hold_back, of_the_loop, trio.current_time())
         await self._look_at_disk()
-
-    async def _checked_mode(self, text: str) -> ChosenMode:
-        """A version alone has to be asked for; what needs no asking counts at once."""
-        if text in (VersionControl.FOLLOW_LOOP, VersionControl.PAUSE):
-            return ChosenMode(VersionControl(text))
-        if text == "previous":
-            current = self.exchange.current
-            before = next((model for model in self._served if model != current), None)
-            if before is None:
-                raise InputError("there is no previous model on this disk")
-            return ChosenMode(VersionControl.SPECIFIC_VERSION, before)
-        if not is_version(text):
-            raise InputError("Invalid version number")
-        return ChosenMode(VersionControl.SPECIFIC_VERSION, await self._listed(text))
-
-    async def _listed(self, version: str) -> ModelRef:
-        """The one model of this version in the Learning Loop."""
-        rows: list[ListedModel] | None = None
-        with trio.move_on_after(self.answer_timeout_s):
-            try:
-                rows = list(await self.exchange.source.models(self.exchange.model_format))
-            except LoopError as error:
-                logger.warning("the Learning Loop's models cannot be read: %s", error)
-        if rows is None:
-            raise InputError("Failed to load models from learning loop")
-        found = [row for row in rows if row.version == version]
-        if len(found) != 1:
-            raise InputError(f"{'Multiple models' if found else 'No Model'} with version {version}")
-        try:
-            return checked_ref(found[0].id, version)
-        except ModelError as error:
-            raise InputError(str(error)) from None
 
     async def _persist(self) -> None:
         """Write the mode that is in force when it is our turn: the last one written is the last one set."""

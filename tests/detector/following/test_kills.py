@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import loop_node
+
+pytestmark = pytest.mark.process
 
 NAMES = Path(__file__).with_name("conftest.py")
 

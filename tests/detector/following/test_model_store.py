@@ -249,6 +249,8 @@ def test_the_last_models_that_served_are_kept(folder: Path, bring: Any, paper: A
     (store.models / "notes").mkdir()
     bring(store, paper.ref("3.1"))
     assert store.versions() == ["3.0", "3.1"]
+    held = Quarantined(model=paper.ref("3.1"), failure=Failure.BUILD, reason="", failures=1, retry_at_s=9.0)
+    store.hold_back([held], 0.0)
     store.serve(paper.ref("3.0"))
     assert [model.version for model in store.served()] == ["3.0", "3.1"]
     assert (store.models / "notes").is_dir()

@@ -19,7 +19,7 @@ import trio
 from loop_node.detector.linking import LoopLink
 from loop_node.detector.models import build_folder
 from loop_node.detector.node import run_detector
-from loop_node.errors import LoopUnavailable
+from loop_node.errors import LoopUnavailable, SettingsError
 from loop_node.inference.openvino import import_openvino
 from loop_node.loop.link_state import LinkState
 from loop_node.settings import Settings
@@ -204,6 +204,14 @@ async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: 
         assert loop.asked_formats == ["words"]
         assert loop.reports[0].model_format == "words"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_data_folder_that_cannot_be_used_is_a_settings_fault(tmp_path: Path, loop: Any) -> None:
+    """Found before the doors open."""
+    (tmp_path / "data").write_text("a file")
+    settings = attrs.evolve(SETTINGS, data_folder=tmp_path / "data")
+    with pytest.RaisesGroup(pytest.RaisesExc(SettingsError, match="DATA_FOLDER=.*no models can be kept there")):
+        await run_detector(settings, source=loop, announce=lambda url: pytest.fail(f"announced {url}"))
 
 
 def _resident_bytes() -> int:
