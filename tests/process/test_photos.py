@@ -1,7 +1,9 @@
 """Real photos through a real process: what the demo promises."""
 
 import json
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -90,15 +92,23 @@ async def test_the_words_beside_the_image_are_answered(client: httpx.AsyncClient
 
 async def test_the_demo_invites_with_a_line_that_works(nodes: Any) -> None:
     """The line that the demo prints is one that a shell takes, and finds the person on its photo."""
-    node = await nodes.start_ready("demo")
+    node = await nodes.start_ready("demo", LOCAL_LOOP_PORT=0)
     assert node.url.startswith("http://127.0.0.1:")
-    (line,) = (line for line in node.log.splitlines() if "curl " in line)
+    line, keep = (line for line in node.log.splitlines() if "curl " in line)
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     command = line[line.index("curl ") :]
     done = await trio.run_process(["sh", "-c", command], capture_stdout=True, capture_stderr=True)
     assert best_score(json.loads(done.stdout), "person") == pytest.approx(0.74, abs=0.03)
-    assert await node.stop() == 0
+    kept = await trio.run_process(["sh", "-c", keep[keep.index("curl ") :]], capture_stdout=True, capture_stderr=True)
+    assert json.loads(kept.stdout) == [200, "OK"]
+    (loop_url,) = re.findall(r"follows: (\S+)", node.log)
+    async with httpx.AsyncClient(base_url=loop_url, trust_env=False) as client:
+        await client.post("/api/login", data={"username": "admin", "password": "admin"})
+        while not (await client.get("/api/demo/projects/coco/data")).json()["image_ids"]:
+            await trio.sleep(0.05)
+    with trio.fail_after(5):
+        assert await node.stop(signal.SIGINT) == 0
 
 
 async def test_the_mock_detector_runs_from_anywhere(

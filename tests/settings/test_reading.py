@@ -66,9 +66,9 @@ def test_each_verb_has_its_own_address_and_name(verb: str, host: str, port: int)
     assert settings.node_name == f"{verb}-pc7"
 
 
-def test_the_demo_serves_the_bundled_model():
-    assert read("demo").model == "coco"
-    assert read("demo", MODEL="mine.onnx").model == "mine.onnx"
+def test_the_demo_has_a_second_port_and_follows_its_own_loop():
+    assert read("demo").model is None
+    assert read("demo").local_loop_port == 8000
 
 
 @pytest.mark.parametrize(

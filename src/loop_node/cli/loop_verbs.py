@@ -4,15 +4,13 @@ The verbs talk to the Loop at LOOP_HOST, by default the one on this machine, as 
 """
 
 import argparse
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import click
 import trio
 from attrs import frozen
 
@@ -22,6 +20,8 @@ from loop_node.loop.address import loop_url
 from loop_node.loop.client import LoopAccess, LoopClient, open_loop_client
 from loop_node.loop.multipart import FilePart
 from loop_node.settings import Settings
+
+from .terminal import progress, say, steps_of_bytes
 
 __all__ = ["ASKING_VERBS", "add_asking_verbs", "run_asking_verb"]
 
@@ -217,20 +217,20 @@ async def _client(settings: Settings) -> AsyncIterator[LoopClient]:
 async def _projects(client: LoopClient, _options: argparse.Namespace) -> None:
     for one in (await client.get_json("/projects"))["projects"]:
         categories = ", ".join(f"{category['name']} ({category['type']})" for category in one["categories"])
-        _say(f"{one['organization_id']}/{one['project_id']}: {categories or 'no categories'}")
+        say(f"{one['organization_id']}/{one['project_id']}: {categories or 'no categories'}")
 
 
 async def _create(client: LoopClient, options: argparse.Namespace) -> None:
     place: _Place = options.place
     order = {"organization": place.organization, "project": place.project, "categories": options.categories}
     await client.send_json("POST", "/local/projects", order)
-    _say(f"made {place.organization}/{place.project}")
+    say(f"made {place.organization}/{place.project}")
 
 
 async def _delete(client: LoopClient, options: argparse.Namespace) -> None:
     query = "?keep_images=true" if options.keep_images else ""
     await client.send_json("DELETE", f"{options.place.contract}{query}", {})
-    _say("deleted")
+    say("deleted")
 
 
 # images
@@ -241,7 +241,7 @@ async def _import(client: LoopClient, options: argparse.Namespace) -> None:
     coco = await trio.to_thread.run_sync(read_coco_file, options.annotations) if options.annotations else None
     fields = {"state": [options.state], "set": [options.data_set], "tags": [",".join(options.tags)]}
     imported = 0
-    with _progress(len(files), "images") as advance:
+    with progress(len(files), "images") as advance:
         for batch in _batches(files):
             answer = await client.send_files(
                 "POST", f"{options.place.local}/import", _import_parts(batch, coco), fields=fields
@@ -249,9 +249,9 @@ async def _import(client: LoopClient, options: argparse.Namespace) -> None:
             imported += answer["imported"]
             advance(len(batch))
     left = coco.names - {file.name for file in files} if coco else set()
-    _say(f"imported {imported} images")
+    say(f"imported {imported} images")
     if left:
-        _say(f"{len(left)} images of the COCO file were not among them, for example {min(left)}")
+        say(f"{len(left)} images of the COCO file were not among them, for example {min(left)}")
 
 
 def _jpeg_files(paths: Sequence[Path]) -> list[Path]:
@@ -296,24 +296,24 @@ def _import_parts(batch: Sequence[Path], coco: CocoParts | None) -> list[FilePar
 
 async def _count(client: LoopClient, options: argparse.Namespace) -> None:
     for state, count in (await client.get_json(options.place.local))["images"].items():
-        _say(f"{state:10} {count}")
+        say(f"{state:10} {count}")
 
 
 async def _list_images(client: LoopClient, options: argparse.Namespace) -> None:
     for image_id in await _ids(client, options):
-        _say(image_id)
+        say(image_id)
 
 
 async def _move(client: LoopClient, options: argparse.Namespace) -> None:
     ids = options.ids or await _ids(client, options)
     answer = await client.send_json("PUT", f"{options.place.local}/images/state", {"ids": ids, "state": options.to})
-    _say(f"moved {answer['moved']} images to {options.to}")
+    say(f"moved {answer['moved']} images to {options.to}")
 
 
 async def _download_images(client: LoopClient, options: argparse.Namespace) -> None:
     ids = await _ids(client, options)
     await trio.Path(options.folder).mkdir(parents=True, exist_ok=True)
-    with _progress(len(ids), "images") as advance:
+    with progress(len(ids), "images") as advance:
         for image_id in ids:
             target = options.folder / f"{image_id}.jpg"
             if not await trio.Path(target).exists():
@@ -334,7 +334,7 @@ async def _ids(client: LoopClient, options: argparse.Namespace) -> list[str]:
 async def _models(client: LoopClient, options: argparse.Namespace) -> None:
     for one in (await client.get_json(f"{options.place.contract}/models"))["models"]:
         mark = "  <- deployment target" if one["is_target"] else ""
-        _say(f"{one['version']:8} {', '.join(one['formats']) or 'no file':30} {one['created']}  {one['comment']}{mark}")
+        say(f"{one['version']:8} {', '.join(one['formats']) or 'no file':30} {one['created']}  {one['comment']}{mark}")
 
 
 async def _upload_model(client: LoopClient, options: argparse.Namespace) -> None:
@@ -343,14 +343,14 @@ async def _upload_model(client: LoopClient, options: argparse.Namespace) -> None
         for file in options.files
     ]
     path = f"{options.place.contract}/{quote(options.model_format, safe='')}"
-    with _progress(0, "model") as advance:
-        answer = await client.send_files("POST", path, parts, on_progress=_steps(advance))
-    _say(f"version {answer['version']}, id {answer['id']}")
+    with progress(0, "model") as advance:
+        answer = await client.send_files("POST", path, parts, on_progress=steps_of_bytes(advance))
+    say(f"version {answer['version']}, id {answer['id']}")
 
 
 async def _target(client: LoopClient, options: argparse.Namespace) -> None:
     await client.send_json("PUT", f"{options.place.local}/deployment/target", {"version": options.version})
-    _say(f"detectors are to follow version {options.version}")
+    say(f"detectors are to follow version {options.version}")
 
 
 async def _download_model(client: LoopClient, options: argparse.Namespace) -> None:
@@ -359,9 +359,11 @@ async def _download_model(client: LoopClient, options: argparse.Namespace) -> No
     if found is None:
         raise InputError(f"there is no model of version {options.version}")
     path = f"{options.place.contract}/models/{found}/{quote(options.model_format, safe='')}/file"
-    with _progress(0, "model") as advance:
-        await client.download(path, options.file, max_bytes=_LONGEST_DOWNLOAD_BYTES, on_progress=_steps(advance))
-    _say(f"wrote {options.file}")
+    with progress(0, "model") as advance:
+        await client.download(
+            path, options.file, max_bytes=_LONGEST_DOWNLOAD_BYTES, on_progress=steps_of_bytes(advance)
+        )
+    say(f"wrote {options.file}")
 
 
 # trainings and nodes
@@ -369,7 +371,7 @@ async def _download_model(client: LoopClient, options: argparse.Namespace) -> No
 
 async def _trainings(client: LoopClient, options: argparse.Namespace) -> None:
     for one in (await client.get_json(f"{options.place.local}/trainings"))["trainings"]:
-        _say(_training_line(one))
+        say(_training_line(one))
 
 
 async def _begin(client: LoopClient, options: argparse.Namespace) -> None:
@@ -380,7 +382,7 @@ async def _begin(client: LoopClient, options: argparse.Namespace) -> None:
         "hyperparameters": dict(options.hyperparameters),
     }
     begun = await client.send_json("POST", f"{options.place.local}/trainings", order)
-    _say(f"training {begun['training_number']} has begun")
+    say(f"training {begun['training_number']} has begun")
     if options.watch:
         options.number = begun["training_number"]
         await _watch(client, options)
@@ -388,15 +390,15 @@ async def _begin(client: LoopClient, options: argparse.Namespace) -> None:
 
 async def _watch(client: LoopClient, options: argparse.Namespace) -> None:
     training = await _follow(client, options)
-    _say(_training_line(training))
+    say(_training_line(training))
     for model in training["models"]:
-        _say(f"  model {model['version']}: {', '.join(model['formats']) or 'no file'}")
+        say(f"  model {model['version']}: {', '.join(model['formats']) or 'no file'}")
     if training["state"] == "failed":
         raise LoopRefused(409, f"training {options.number} failed: {training['errors']}")
 
 
 async def _follow(client: LoopClient, options: argparse.Namespace) -> dict[str, Any]:
-    with _progress(1000, "training") as advance:
+    with progress(1000, "training") as advance:
         state, shown = "", 0
         while True:
             training: dict[str, Any] = await client.get_json(f"{options.place.local}/trainings/{options.number}")
@@ -414,7 +416,7 @@ async def _follow(client: LoopClient, options: argparse.Namespace) -> dict[str, 
 
 async def _end(how: str, client: LoopClient, options: argparse.Namespace) -> None:
     await client.send_json("POST", f"{options.place.local}/trainings/{options.number}/{how}", {})
-    _say(f"told the trainer to {how} training {options.number}")
+    say(f"told the trainer to {how} training {options.number}")
 
 
 def _training_line(one: dict[str, Any]) -> str:
@@ -428,41 +430,4 @@ async def _nodes(client: LoopClient, _options: argparse.Namespace) -> None:
         place = f"  {one['organization']}/{one['project']}" if one["project"] else ""
         state = one["status"].get("state") or "?"
         how = "connected" if one["connected"] else f"seen {one['seen']}"
-        _say(f"{one['kind']:10} {one['name']:30} {state:12} {how}{place}  {one['id']}")
-
-
-# the terminal
-
-
-def _say(line: str) -> None:
-    print(line)  # noqa: T201  # the answer of the verb
-
-
-@contextmanager
-def _progress(length: int, label: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, nothing where that is no terminal; 0 is a length that is learned on the way."""
-    if not sys.stderr.isatty():
-        yield lambda *_steps, **_named: None
-        return
-    with click.progressbar(length=max(length, 1), label=label, file=sys.stderr) as bar:
-
-        def advance(steps: int, said: str = "", of: int = 0) -> None:
-            if of:
-                bar.length = of
-            if said:
-                bar.label = said
-            bar.update(steps)
-
-        yield advance
-
-
-def _steps(advance: Callable[..., None]) -> Callable[[int, int | None], None]:
-    """From bytes so far to steps of a bar."""
-    shown = 0
-
-    def on_progress(so_far: int, of: int | None) -> None:
-        nonlocal shown
-        advance(so_far - shown, of=of or 0)
-        shown = so_far
-
-    return on_progress
+        say(f"{one['kind']:10} {one['name']:30} {state:12} {how}{place}  {one['id']}")

@@ -20,6 +20,7 @@ import trio
 
 from loop_node import logs
 from loop_node.cli.loop_verbs import add_asking_verbs, run_asking_verb
+from loop_node.cli.outbox_verbs import add_outbox_verbs, run_outbox_verb
 from loop_node.errors import LoopNodeError, SettingsError
 from loop_node.settings import VERBS, Settings, read_process_settings, settings_text
 
@@ -80,12 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     detector.set_defaults(run=_detector)
     _add_model(detector)
     detector.add_argument("--logic", metavar="FILE.py:NAME", help="a detector logic factory of your own")
-    demo = verbs.add_parser("demo", help="a detector with the bundled COCO model, to try things out")
+    demo = verbs.add_parser("demo", help="a Learning Loop with a COCO model and a detector that follows it")
     demo.set_defaults(run=_demo)
-    _add_model(demo)
     loop = verbs.add_parser("loop", help="a Learning Loop for this machine, and what people do with one")
     loop.set_defaults(run=_loop)
     add_asking_verbs(loop)
+    outbox = verbs.add_parser("outbox", help="what lies in the outbox of the detector on this machine")
+    outbox.set_defaults(run=_outbox)
+    add_outbox_verbs(outbox)
     settings = verbs.add_parser("settings", help="print the settings in force")
     settings.set_defaults(run=_settings)
     settings.add_argument(
@@ -108,9 +111,9 @@ def _detector(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from loop_node.detector.node import run_detector  # heavy; other verbs start without it
+    from loop_node.cli.demo import run_demo  # heavy; other verbs start without it
 
-    trio.run(partial(run_detector, _start(options), announce=_invite))
+    trio.run(partial(run_demo, _start(options), announce=_invite))
 
 
 def _loop(options: argparse.Namespace) -> None:
@@ -124,16 +127,23 @@ def _loop(options: argparse.Namespace) -> None:
     trio.run(partial(run_loop, _start(options), announce=_invite_to_loop))
 
 
+def _outbox(options: argparse.Namespace) -> None:
+    settings, _ = read_process_settings("detector")
+    run_outbox_verb(options, settings.data_folder)
+
+
 def _invite_to_loop(url: str) -> None:
     _say(f"The Learning Loop is at {url} (Ctrl-C ends it)")
     _say(f"API page:  {url}/docs")
 
 
-def _invite(url: str) -> None:
+def _invite(loop_url: str, url: str) -> None:
     photo = resources.files("loop_node") / "bundled" / "photos" / "astronaut.jpg"
-    _say(f"A detector with the COCO model is starting at {url} (Ctrl-C ends it)")
-    _say(f"Try it:    curl -F 'file=@{photo}' {url}/detect")
-    _say(f"API page:  {url}/docs")
+    _say(f"A detector with the COCO model is starting at {url} (Ctrl-C ends all of it)")
+    _say(f"Try it:         curl -F 'file=@{photo}' {url}/detect")
+    _say(f"Keep an image:  curl -F 'files=@{photo}' {url}/upload")
+    _say(f"The Learning Loop it follows: {loop_url} (user admin, password admin, unless LOOP_USERNAME says otherwise)")
+    _say(f"API pages:      {url}/docs and {loop_url}/docs")
 
 
 def _settings(options: argparse.Namespace) -> None:

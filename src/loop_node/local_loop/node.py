@@ -12,6 +12,7 @@ Resources outside, supervised tasks inside::
 import ipaddress
 import logging
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 import trio
 from quart import Quart
@@ -36,6 +37,15 @@ from .sockets import LoopSockets, refused
 __all__ = ["run_loop", "serve_loop"]
 
 logger = logging.getLogger(__name__)
+
+
+class Fill(Protocol):
+    """Puts something into a store."""
+
+    async def __call__(self, loop: LocalLoop, /, *, host: str) -> None:
+        """`host` is the Loop's address, which models tell."""
+        ...
+
 
 _WHOLE_BODY_BYTES = 64 << 20
 """Of bodies that are read whole; images and models are streamed to disk, and have bounds of their own."""
@@ -62,8 +72,13 @@ async def run_loop(
             node.cancel_scope.cancel()
 
 
-async def serve_loop(settings: Settings, stop: trio.Event, *, announce: Callable[[str], None]) -> None:
-    """Serve until `stop` is set and the requests in flight are answered; otherwise as `run_loop`."""
+async def serve_loop(
+    settings: Settings, stop: trio.Event, *, announce: Callable[[str], None], fill: Fill | None = None
+) -> None:
+    """Serve until `stop` is set and the requests in flight are answered; otherwise as `run_loop`.
+
+    `fill` puts something into the store before it is served.
+    """
     tuning.install()
     async with (
         open_listeners(settings.node_host, settings.node_port) as listeners,
@@ -78,8 +93,9 @@ async def serve_loop(settings: Settings, stop: trio.Event, *, announce: Callable
             max_uploads_per_minute=settings.max_uploads_per_minute,
         ) as loop,
     ):
-        if settings.local_loop_demo:
-            await fill_with_demo(loop, host=listening_url(listeners))
+        for each in (fill_with_demo if settings.local_loop_demo else None, fill):
+            if each is not None:
+                await each(loop, host=listening_url(listeners))
         announce(listening_url(listeners))
         await _serve(settings, loop, listeners, stop)
 

@@ -244,7 +244,7 @@ def _check_credentials(reading: _Reading) -> None:
 
 def _check_loop(reading: _Reading) -> None:
     values, verb = reading.values, reading.verb
-    if verb == "loop":
+    if verb in {"loop", "demo"}:  # they are, or bring, the Learning Loop
         return
     if "loop_host" not in reading.sources:
         if verb in LOOP_REQUIRED:

@@ -178,8 +178,7 @@ class Settings:
         "MODEL",
         TEXT,
         "Model folder, model zip, .xml, .onnx or .tflite to serve; coco is the bundled one",
-        verbs=DETECTING,
-        by_verb={"demo": "coco"},
+        verbs=("detector",),
     )
     model_format: str = _variable(
         "MODEL_FORMAT", NAME, "Format of the models asked of the Learning Loop", default="openvino", verbs=DETECTING
@@ -333,8 +332,19 @@ class Settings:
         default_rule="local_loop in DATA_FOLDER",
         verbs=LOCAL,
     )
+    local_loop_port: int = _variable(
+        "LOCAL_LOOP_PORT",
+        whole_number(0, 65535),
+        "Port of the demo's embedded Learning Loop; 0 takes a free one",
+        default=8000,
+        verbs=("demo",),
+    )
     local_loop_demo: bool = _variable(
-        "LOCAL_LOOP_DEMO", FLAG, "Fill a new embedded Learning Loop with a demo project", default=False, verbs=LOCAL
+        "LOCAL_LOOP_DEMO",
+        FLAG,
+        "Give an embedded Learning Loop that has none a demo project",
+        default=False,
+        verbs=("loop",),
     )
     max_uploads_per_minute: int = _variable(
         "MAX_UPLOADS_PER_MINUTE",

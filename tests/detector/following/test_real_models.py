@@ -210,8 +210,8 @@ async def test_a_data_folder_that_cannot_be_used_is_a_settings_fault(tmp_path: P
     """Found before the doors open."""
     (tmp_path / "data").write_text("a file")
     settings = attrs.evolve(SETTINGS, data_folder=tmp_path / "data")
-    with pytest.RaisesGroup(pytest.RaisesExc(SettingsError, match="DATA_FOLDER=.*no models can be kept there")):
-        await run_detector(settings, source=loop, announce=lambda url: pytest.fail(f"announced {url}"))
+    with pytest.raises(SettingsError, match=r"DATA_FOLDER=.*no models can be kept there"):
+        await run_detector(settings, open_link=linked(loop), announce=lambda url: pytest.fail(f"announced {url}"))
 
 
 def _resident_bytes() -> int:
