@@ -17,6 +17,7 @@ from .model_watcher import ModelWatcher
 from .models import ModelBuild, ModelLoader, build_folder
 from .state import DetectorState
 from .status import NodeIdentity, StatusReporter
+from .talking import Talk
 
 __all__ = ["Models", "models_alone", "models_of_loop"]
 
@@ -56,6 +57,7 @@ def models_of_loop(
     state: DetectorState,
     local: ModelBuild | None,
     factory: DetectorLogicFactory | None,
+    talk: Talk,
 ) -> Models:
     """Open the model store, follow the project's target and tell how it goes.
 
@@ -78,12 +80,18 @@ def models_of_loop(
         exclusive=settings.exclusive_model_build,
         persist_mode=settings.persist_mode,
         cycle_s=_CYCLE_S,
+        may_talk=talk.wait_on,
     )
     identity = NodeIdentity(
         uuid=link.uuid, name=settings.node_name, model_format=model_format, node_version=settings.node_version
     )
     reporter = StatusReporter(
-        source=link.project, engine=engine, state=state, identity=identity, every_s=settings.sync_cycles * _CYCLE_S
+        source=link.project,
+        engine=engine,
+        state=state,
+        identity=identity,
+        every_s=settings.sync_cycles * _CYCLE_S,
+        may_talk=talk.wait_on,
     )
     return Models(
         control=watcher,

@@ -7,7 +7,7 @@ goes on serving. An update can be given up until its model is built; from then o
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -57,6 +57,7 @@ class ModelWatcher:
         delays: How long models that failed are held back.
         answer_timeout_s: How long a client that names a version waits for the Learning Loop.
         dice: 0..1.
+        may_talk: Returns when the Learning Loop may be asked.
     """
 
     exchange: ModelExchange
@@ -67,6 +68,7 @@ class ModelWatcher:
     delays: Delays = field(factory=Delays)
     answer_timeout_s: float = 10.0
     dice: Callable[[], float] = random.random
+    may_talk: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     _mode: ChosenMode = field(init=False)
     _target: ModelRef | None = field(default=None, init=False)
@@ -203,6 +205,7 @@ class ModelWatcher:
         failures = 0
         while True:
             await self.exchange.catch_up()
+            await self.may_talk()
             try:
                 await self.read_target()
             except LoopError as error:

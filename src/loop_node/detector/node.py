@@ -49,6 +49,7 @@ from .outbox_doors import OutboxDoors
 from .relevance import RelevanceFilter
 from .rest import detector_endpoints
 from .state import DetectorState
+from .talking import Talk
 from .uploading import UploadReader
 
 __all__ = ["run_detector", "serve_detector"]
@@ -126,6 +127,7 @@ class _Parts:
     outbox: Outbox
     learning: ActiveLearning
     link: LoopLink | None
+    talk: Talk
     decoders: trio.CapacityLimiter
     upload_workers: trio.CapacityLimiter
 
@@ -158,6 +160,7 @@ async def _open_parts(
     )
     upload_workers = trio.CapacityLimiter(os.cpu_count() or 1)  # not detection's own: a large upload would hold it up
     state = DetectorState(version_control=VersionControl(settings.version_control_default))
+    talk = Talk(is_on=not settings.skip_repeat_on_start)
     async with (
         open_engine(max_queue=settings.max_queue) as engine,
         open_link(settings) as link,
@@ -168,7 +171,7 @@ async def _open_parts(
             models = models_alone(engine, state, build)
         else:
             state.describe_link = link.state.snapshot
-            models = models_of_loop(settings, link, engine=engine, state=state, local=build, factory=factory)
+            models = models_of_loop(settings, link, engine=engine, state=state, local=build, factory=factory, talk=talk)
         yield _Parts(
             engine=engine,
             state=state,
@@ -182,6 +185,7 @@ async def _open_parts(
                 is_on=link is not None,
             ),
             link=link,
+            talk=talk,
             decoders=trio.CapacityLimiter(os.cpu_count() or 1),
             upload_workers=upload_workers,
         )
@@ -207,10 +211,11 @@ async def _run_tasks(
         error_ack=error_ack,
     ) as socketio:
         endpoints = detector_endpoints(detector, state, models.control, has_backdoor=settings.use_backdoor_controls)
+        backdoor = [parts.talk.endpoint()] if settings.use_backdoor_controls else []
         link = parts.link.state if parts.link is not None else None
         app = create_app(
             settings.node_name,
-            [*endpoints, *doors.endpoints()],
+            [*endpoints, *doors.endpoints(), *backdoor],
             health=health,
             not_ready=lambda: [] if engine.model else [engine.why_no_model],
             max_body_bytes=settings.max_body_bytes,

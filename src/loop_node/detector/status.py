@@ -1,7 +1,7 @@
 """The task that tells the Learning Loop how the detector is."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -47,6 +47,7 @@ class StatusReporter:
         look_s: Between two comparisons.
         delays: Before a report that failed is tried again; those of a download.
         dice: 0..1.
+        may_talk: Returns when something may be reported.
     """
 
     source: ModelSource
@@ -57,6 +58,7 @@ class StatusReporter:
     look_s: float = 1.0
     delays: Delays = field(factory=Delays)
     dice: Callable[[], float] = random.random
+    may_talk: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     _began_s: float | None = None
 
     async def run(self, handle: TaskHandle) -> None:
@@ -66,6 +68,7 @@ class StatusReporter:
             self._began_s = trio.current_time()
         failures = 0
         while True:
+            await self.may_talk()
             said = self.status()
             try:
                 await self.source.report_detector(said)
