@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.cols import is_sequence, list_structure_factory
+from cattrs.cols import is_mapping, is_sequence, list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from loop_node.errors import SchemaError
@@ -105,6 +105,17 @@ def _checked_list(kind: Any) -> Callable[[object, Any], list[Any]]:
     return read
 
 
+def _checked_mapping(kind: Any) -> Callable[[object, Any], dict[Any, Any]]:
+    members = mapping_structure_factory(kind, _converter)
+
+    def read(value: object, kind: Any) -> dict[Any, Any]:
+        if isinstance(value, Mapping):
+            return dict(members(value, kind))
+        raise ValueError(f"an object is needed, not {_named(value)}")
+
+    return read
+
+
 def _checked_object(kind: type[T]) -> Callable[[object, Any], T]:
     members = make_dict_structure_fn(kind, _converter)
 
@@ -125,6 +136,7 @@ _converter.register_structure_hook(bool, _boolean)
 _converter.register_structure_hook(Shape | str, _shape_or_string)
 _converter.register_structure_hook(int | list[int], _resolution)
 _converter.register_structure_hook_factory(is_sequence, _checked_list)
+_converter.register_structure_hook_factory(is_mapping, _checked_mapping)
 _converter.register_structure_hook_factory(attrs.has, _checked_object)
 _converter.register_structure_hook_func(_is_bounded, _bounded)
 
