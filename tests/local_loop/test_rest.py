@@ -609,3 +609,17 @@ async def test_of_two_who_delete_a_project_one_does(client: httpx.AsyncClient) -
         nursery.start_soon(delete)
         nursery.start_soon(delete)
     assert sorted(answers) == [200, 404]
+
+
+async def test_a_large_body_is_read_and_its_faults_are_few(client: httpx.AsyncClient) -> None:
+    """A megabyte of what it should not be is refused in no time."""
+    answer = await client.post(f"{P}/detections", content=b"[" + b"[]," * 300_000 + b"1]")
+    assert answer.status_code == 422
+    assert len(answer.json()["detail"]) < 2000
+    assert (await client.post(f"{P}/detections", content=b"[" + b" " * 100_000 + b"]")).status_code == 200
+
+
+async def test_what_comes_without_a_login_is_bounded(client: httpx.AsyncClient, served: Served) -> None:
+    """A status of a detector that is larger than any is refused."""
+    said = {"uuid": "u", "name": "n" * 300_000}
+    assert (await served.stranger.post(f"{P}/detectors", json=said)).status_code == 413

@@ -36,6 +36,7 @@ from loop_node.local_loop.models import (
     set_target,
     target_of,
 )
+from loop_node.local_loop.nodes import NodeKind, list_nodes, put_node
 from loop_node.local_loop.projects import Project, create_project, delete_project, find_project, list_projects
 from loop_node.local_loop.thumbnails import make_thumbnail
 from loop_node.local_loop.trainings import begin
@@ -574,3 +575,12 @@ async def test_a_thumbnail_is_whole_or_not_there(
     loop.folders.image(project.number, image_id).unlink()
     with pytest.raises(NotFound):
         make_thumbnail(loop.folders, project, image_id, 10**6)
+
+
+async def test_the_nodes_heard_last_are_kept(loop: LocalLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may call themselves anything, a thousand times."""
+    monkeypatch.setattr("loop_node.local_loop.nodes.MAX_NODES", 3)
+    for name in ("a", "b", "c", "b", "d", "e"):
+        await loop.database.write(partial(put_node, kind=NodeKind.DETECTOR, node_id=name, name=name, status={}))
+    nodes = await loop.database.read(lambda db: list_nodes(db, []))
+    assert [node["id"] for node in nodes] == ["e", "d", "b"]

@@ -257,7 +257,7 @@ class _Rest:
             answer = await link.ask("begin_training", found.organization, found.project, details)
             if not answer.success:
                 raise Conflict(f"trainer {link.name} refused: {answer.error_msg}")
-        except Conflict as refusal:
+        except InputError as refusal:  # also one that is larger than the trainer takes
             reason = str(refusal)
             await self.loop.database.write(
                 lambda db: end(db, find_training(db, found, number), state="failed", error=reason)
