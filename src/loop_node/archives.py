@@ -20,6 +20,7 @@ __all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "copy_entries", "read_file", "un
 MAX_UNPACKED_BYTES: Final = 4 * 2**30
 MAX_ENTRIES: Final = 10_000
 _CHUNK_BYTES: Final = 2**20
+_MAX_NAME_BYTES: Final = 255
 _UNFINISHED: Final = "unfinished-"
 _A_DAY_S: Final = 24 * 3600
 
@@ -72,19 +73,22 @@ def copy_entries(
     Raises:
         ModelError: As `unpack`.
     """
-    copied: list[str] = []
+    copied: dict[str, None] = {}
+    folders: set[str] = set()
     with _usable(called), zipfile.ZipFile(archive) as source:
         room_bytes = max_bytes
         for entry in _few_entries(called, source, max_entries):
             name = str(_checked_name(called, entry))
             if entry.is_dir() or name in leave_out:
                 continue
-            if name in copied:
+            above = [str(folder) for folder in PurePosixPath(name).parents]
+            if name in copied or name in folders or not copied.keys().isdisjoint(above):
                 raise ModelError(f"{called} holds {name!r} twice")
-            copied.append(name)
+            copied[name] = None
+            folders.update(above)
             with source.open(entry) as content, sink.open(name, "w", force_zip64=True) as copy:
                 room_bytes = _copy(called, content, copy, room_bytes, max_bytes)
-    return copied
+    return list(copied)
 
 
 def read_file(archive: Path, name: str, *, called: str, max_bytes: int) -> bytes | None:
@@ -94,7 +98,7 @@ def read_file(archive: Path, name: str, *, called: str, max_bytes: int) -> bytes
         ModelError: No usable zip, or the file has more than `max_bytes`.
     """
     with _usable(called), zipfile.ZipFile(archive) as source:
-        entries = [entry for entry in source.infolist() if entry.filename == name]
+        entries = [entry for entry in source.infolist() if str(PurePosixPath(entry.filename)) == name]
         if not entries:
             return None
         with source.open(entries[0]) as content:
@@ -159,6 +163,8 @@ def _checked_name(archive: str, entry: zipfile.ZipInfo) -> PurePosixPath:
     path = PurePosixPath(entry.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename:
         raise ModelError(f"{archive} names a file outside of its folder: {entry.filename!r}")
+    if not path.parts or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
+        raise ModelError(f"{archive} holds a name that no file can have: {entry.filename[:100]!r}")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise ModelError(f"{archive} holds a symbolic link: {entry.filename!r}")
     return path

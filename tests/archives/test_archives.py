@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loop_node.archives import unpack
+from loop_node.archives import copy_entries, unpack
 from loop_node.errors import ModelError
 
 
@@ -139,3 +139,16 @@ def test_damage_inside_any_compression_is_a_bad_zip(tmp_path, method):
     path.write_bytes(content)
     with pytest.raises(ModelError, match="damaged"):
         unpack(path, tmp_path / "into")
+
+
+@pytest.mark.parametrize("names", [[""], ["."], ["n" * 256], ["a", "a/b"], ["a/b", "a"]])
+def test_names_that_no_folder_can_hold_are_not_copied(tmp_path, names):
+    """Whoever unpacks the copy would find out, and that is too late."""
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"x")
+    with (
+        zipfile.ZipFile(tmp_path / "copy.zip", "w") as sink,
+        pytest.raises(ModelError, match=r"no file can have|twice"),
+    ):
+        copy_entries(tmp_path / "bad.zip", sink, called="bad.zip")

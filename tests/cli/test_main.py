@@ -1,5 +1,7 @@
 """The command line: what each verb says, and with which code it ends."""
 
+from pathlib import Path
+
 import pytest
 
 from loop_node import cli
@@ -53,3 +55,24 @@ def test_a_logic_that_cannot_be_found_is_a_settings_fault(capsys: pytest.Capture
     """Exit 78 and the option's name."""
     assert cli.main(["detector", "--logic", "nowhere.py:Factory"]) == 78
     assert "--logic nowhere.py:Factory: there is no file nowhere.py" in capsys.readouterr().err
+
+
+def test_a_file_of_ones_own_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, without a traceback."""
+    monkeypatch.setenv("LOOP_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("DATA_FOLDER", str(tmp_path))
+    (tmp_path / "broken.jpg").symlink_to("/nowhere")
+    (tmp_path / "coco.json").write_text(
+        '{"images": [{"file_name": "a", "id": []}], "annotations": [], "categories": []}'
+    )
+    for arguments, named in (
+        (["import", "o/p", str(tmp_path)], "broken.jpg cannot be used: No such file"),
+        (["model", "upload", "o/p", str(tmp_path / "none.zip")], "none.zip cannot be used: No such file"),
+        (["import", "o/p", str(tmp_path), "--annotations", str(tmp_path / "coco.json")], "coco.json is no COCO file"),
+    ):
+        assert cli.main(["loop", *arguments]) == 1
+        said = capsys.readouterr().err
+        assert named in said
+        assert "Traceback" not in said

@@ -544,3 +544,82 @@ async def test_a_synthetic_project_is_made_to_order(served: Served) -> None:
     for wrong in ({"inbox": 1}, {"project_name": "x", "inbox": -1}, {"project_name": "x", "image_style": "ugly"}):
         detail(await served.client.post("/api/org/projects/generator", json=wrong), 422)
     assert (await served.client.delete(project, params={"keep_images": "true"})).status_code == 200
+
+
+@pytest.mark.parametrize("body", ["null", "1", "[]", '"x"', "[{}]"])
+async def test_another_shape_than_an_object_is_refused(client: httpx.AsyncClient, body: str) -> None:
+    """As any other body that is not what it should be."""
+    answer = await client.put(f"{P}/images/novelty_scores", content=body)
+    assert answer.status_code == 422
+    assert "an object is needed" in answer.json()["detail"]
+
+
+async def test_numbers_that_no_training_can_have_are_not_there(client: httpx.AsyncClient) -> None:
+    """Larger ones than the database can hold too."""
+    for number in ("2147483648", "9" * 30, "9" * 5000):
+        for method, path in (
+            ("GET", f"{L}/trainings/{number}"),
+            ("POST", f"{L}/trainings/{number}/stop"),
+            ("PUT", f"{P}/trainings/{number}/models/latest/x/file"),
+        ):
+            assert (await client.request(method, path)).status_code == 404
+
+
+async def test_metadata_of_any_depth_are_refused_or_kept(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """The reader gives up where the stack ends."""
+    deep = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    files = [("files", ("a.jpg", jpeg())), ("files", ("a.json", deep))]
+    answer = await client.post(f"{P}/images", files=files)
+    assert (answer.status_code, "a.json" in answer.json()["detail"]) == (422, True)
+
+
+async def test_a_project_has_one_path(served: Served) -> None:
+    """An organization called `local` would share its paths with the management API."""
+    order = {"organization": "local", "project": "x"}
+    assert (await served.client.post("/api/local/projects", json=order)).status_code == 422
+    assert (await served.client.post("/api/local/projects/generator", json={"project_name": "x"})).status_code == 422
+    long = {"organization": "\N{GRINNING FACE}" * 64, "project": "x"}  # 256 bytes: no folder could be called so
+    assert (await served.client.post("/api/local/projects", json=long)).status_code == 422
+
+
+async def test_a_detector_does_not_speak_for_others(client: httpx.AsyncClient, served: Served) -> None:
+    """It has shown no login."""
+    detectors = {"nodeType": "detector"}
+    async with open_socketio(served.url, headers=detectors, handlers={}) as server:
+        for event, args in (
+            ("update_trainer", [{"id": "t1", "name": "t", "state": "idle", "uptime": 1.0}]),
+            ("update_training", ["org", "proj", {"trainer_id": "t1"}]),
+            ("update_annotation_node", [{}]),
+            ("update_segmentation_annotation", ["org", "proj", {}]),
+        ):
+            said = await server.call(event, *args)
+            assert isinstance(said, dict)
+            assert (said["success"], "header nodeType" in str(said["error_msg"])) == (False, True)
+    assert (await client.get("/api/local/nodes")).json() == {"nodes": []}
+
+
+async def test_of_two_who_delete_a_project_one_does(client: httpx.AsyncClient) -> None:
+    """And nobody trips over the other's work."""
+    answers: list[int] = []
+
+    async def delete() -> None:
+        answers.append((await client.delete(f"{P}?keep_images=true")).status_code)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(delete)
+        nursery.start_soon(delete)
+    assert sorted(answers) == [200, 404]
+
+
+async def test_a_large_body_is_read_and_its_faults_are_few(client: httpx.AsyncClient) -> None:
+    """A megabyte of what it should not be is refused in no time."""
+    answer = await client.post(f"{P}/detections", content=b"[" + b"[]," * 300_000 + b"1]")
+    assert answer.status_code == 422
+    assert len(answer.json()["detail"]) < 2000
+    assert (await client.post(f"{P}/detections", content=b"[" + b" " * 100_000 + b"]")).status_code == 200
+
+
+async def test_what_comes_without_a_login_is_bounded(client: httpx.AsyncClient, served: Served) -> None:
+    """A status of a detector that is larger than any is refused."""
+    said = {"uuid": "u", "name": "n" * 300_000}
+    assert (await served.stranger.post(f"{P}/detectors", json=said)).status_code == 413

@@ -1,7 +1,9 @@
 """What is kept, and what a kill leaves: on a real disk, with a real database."""
 
+import errno
 import json
 import os
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +13,19 @@ from typing import Any
 import pytest
 import trio
 
-from loop_node.errors import Conflict, InputError, NotFound, SettingsError, StorageFull
+from loop_node.errors import Conflict, InputError, NotFound, SettingsError, StorageFull, Unavailable
 from loop_node.local_loop import folders as folders_module
+from loop_node.local_loop import model_zips
 from loop_node.local_loop.folders import recover
-from loop_node.local_loop.images import add_images, count_by_state, ids_by_state, read_records, stage_image, stage_pair
+from loop_node.local_loop.images import (
+    NewImage,
+    add_images,
+    count_by_state,
+    ids_by_state,
+    read_records,
+    stage_image,
+    stage_pair,
+)
 from loop_node.local_loop.loop import LocalLoop, open_local_loop
 from loop_node.local_loop.models import (
     PlannedModel,
@@ -25,7 +36,9 @@ from loop_node.local_loop.models import (
     set_target,
     target_of,
 )
+from loop_node.local_loop.nodes import NodeKind, list_nodes, put_node
 from loop_node.local_loop.projects import Project, create_project, delete_project, find_project, list_projects
+from loop_node.local_loop.thumbnails import make_thumbnail
 from loop_node.local_loop.trainings import begin
 from loop_node.schemas.local_loop import ImageState, NewCategory
 
@@ -141,13 +154,13 @@ async def test_of_a_batch_that_fails_nothing_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(folders_module.os, "link", full)
         with pytest.raises(StorageFull):
-            await loop.database.write(lambda db: add_images(loop.folders, db, project, [first, second]))
+            await loop.add_images(project, [first, second])
     twice = first  # the same id again breaks the uniqueness of the records
     with pytest.raises(Exception, match=r"UNIQUE|exists"):
-        await loop.database.write(lambda db: add_images(loop.folders, db, project, [first, twice]))
+        await loop.add_images(project, [first, twice])
     assert list(loop.folders.project(project.number).glob("images/*/*.jpg")) == []
     assert await loop.database.read(lambda db: ids_by_state(db, project, list(ImageState))) == []
-    assert len(await loop.database.write(lambda db: add_images(loop.folders, db, project, [first, second]))) == 2
+    assert len(await loop.add_images(project, [first, second])) == 2
 
 
 async def test_a_start_after_a_kill_removes_what_has_no_record(loop: LocalLoop, project: Project, jpeg: Jpeg) -> None:
@@ -268,8 +281,17 @@ async def test_a_model_may_come_without_model_json_or_in_a_folder(
         {"model_DOT_json": "[]"},
         {"model_DOT_json": "{"},
         {"big": b"\0" * 1_000_001},
+        {"_DOT_": b"x"},
+        {"a": b"x", "a__b": b"x"},
+        {"n" * 256: b"x"},
+        {"model_DOT_json": '{"a": NaN}'},
+        {"model_DOT_json": '{"a": "\\ud800"}'},
+        {"model_DOT_json": '{"a": ' + "[" * 5000 + "]" * 5000 + "}"},
     ],
-    ids=["climbs", "absolute", "a list", "no JSON", "a bomb"],
+    ids=[
+        *("climbs", "absolute", "a list", "no JSON", "a bomb", "no name", "file and folder", "a long name"),
+        *("no number", "half a character", "deep"),
+    ],
 )
 async def test_of_a_zip_that_is_refused_nothing_is_kept(
     loop: LocalLoop, project: Project, make_zip: Callable[..., bytes], entries: dict[str, Any]
@@ -399,3 +421,166 @@ def test_staging_needs_no_metadata(tmp_path: Path, jpeg: Jpeg) -> None:
         tags=["x"],
     )
     assert (new.name, new.state, new.tags) == ("photo", ImageState.REVIEW, ["x"])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a/b", "..", "n" * 256, "a\0b"])
+async def test_a_loose_file_of_a_model_has_a_name_that_a_file_can_have(
+    loop: LocalLoop, project: Project, name: str
+) -> None:
+    """Nodes unpack it on whatever disk they have."""
+    upload = upload_folder(loop)
+    (upload / "0000").write_bytes(b"x")
+    files = [(name, upload / "0000"), ("other", upload / "0000")]
+    with pytest.raises(InputError, match="bare names that differ"):
+        await loop.keep_model(project, partial(plan_upload, project=project, comment="c"), "f", files, "")
+
+
+async def test_a_loose_model_json_is_not_read_into_memory_whatever_its_size(
+    loop: LocalLoop, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As large as a model may be, it would take all memory."""
+    monkeypatch.setattr(model_zips, "_MAX_MODEL_JSON_BYTES", 100)
+    upload = upload_folder(loop)
+    (upload / "0000").write_bytes(json.dumps({"a": "x" * 100}).encode())
+    files = [("model.json", upload / "0000")]
+    with pytest.raises(InputError, match=r"model\.json has more than 100 bytes"):
+        await loop.keep_model(project, partial(plan_upload, project=project, comment="c"), "f", files, "")
+
+
+async def test_a_model_json_behind_a_dot_is_the_models_own(
+    loop: LocalLoop, project: Project, make_zip: Callable[..., bytes]
+) -> None:
+    """`./model.json` is how some programs write it."""
+    kept = await kept_model(loop, project, make_zip(**{"./model.json": '{"resolution": 7}', "w": b"x"}))
+    with zipfile.ZipFile(loop.folders.model(project.number, kept.id, "openvino")) as archive:
+        assert json.loads(archive.read("model.json"))["resolution"] == 7
+        assert archive.namelist() == ["w", "model.json"]
+
+
+async def test_categories_are_bounded(loop: LocalLoop) -> None:
+    """Each list of them goes out with each answer that names the project."""
+    many = [NewCategory(name=str(number)) for number in range(1001)]
+    for categories in (many, [NewCategory(name="n" * 201)], [NewCategory(name="a"), NewCategory(name="a")]):
+        with pytest.raises(InputError, match="categories: "):
+            await loop.database.write(lambda db, given=categories: create_project(db, "o", "p", given))
+    assert await loop.database.read(list_projects) == []
+
+
+def staged_images(loop: LocalLoop, project: Project, jpeg: Jpeg, count: int) -> list[NewImage]:
+    upload = upload_folder(loop)
+    images = []
+    for number in range(count):
+        (upload / "0000").write_bytes(jpeg())
+        images.append(stage_image(loop.folders, project, upload, upload / "0000", f"{number}.jpg", max_pixels=10**6))
+    return images
+
+
+def files_of(loop: LocalLoop, project: Project) -> list[Path]:
+    return [file for file in loop.folders.project(project.number).rglob("*") if file.is_file()]
+
+
+async def test_what_comes_for_a_project_that_is_deleted_meanwhile_is_refused(
+    loop: LocalLoop, project: Project, jpeg: Jpeg, make_zip: Callable[..., bytes]
+) -> None:
+    """It came too late, and leaves nothing."""
+    images = staged_images(loop, project, jpeg, 1)
+    plan = await loop.database.read(lambda db: plan_upload(db, project, "c"))
+    upload = upload_folder(loop)
+    (upload / "m.zip").write_bytes(make_zip(a=b"x"))
+    await loop.delete_project("org", "proj")
+    with pytest.raises(NotFound, match="has been deleted"):
+        await loop.add_images(project, images)
+    with pytest.raises(NotFound, match="has been deleted"):
+        await loop.keep_model(project, lambda _: plan, "f", [("m.zip", upload / "m.zip")], "")
+    with pytest.raises(NotFound, match="has been deleted"):
+        await loop.database.write(partial(begin_one, project))
+    assert files_of(loop, project) == []
+
+
+def begin_one(project: Project, db: sqlite3.Connection) -> sqlite3.Row:
+    return begin(db, project, trainer_id="t", trainer_name="t", model_variant="", base_model=None, hyperparameters={})
+
+
+async def test_images_leave_nothing_where_the_database_is_full(loop: LocalLoop, project: Project, jpeg: Jpeg) -> None:
+    """Their files were placed by then."""
+    images = staged_images(loop, project, jpeg, 30)
+
+    def fill(db: sqlite3.Connection) -> None:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count={pages + 1}")
+
+    await loop.database.write(fill)
+    with pytest.raises(StorageFull):
+        await loop.add_images(project, images)
+    assert files_of(loop, project) == []
+    assert await loop.database.read(lambda db: ids_by_state(db, project, list(ImageState))) == []
+
+
+async def test_a_commit_that_fails_is_undone(loop: LocalLoop, project: Project) -> None:
+    """What was done to files is taken back, once."""
+    undone: list[str] = []
+
+    def change(db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA defer_foreign_keys=ON")  # so that the commit finds the fault
+        db.execute("INSERT INTO detections VALUES ('nobody', 'm', '{}')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        await loop.database.write(change, undo=lambda: undone.append("files"))
+    assert undone == ["files"]
+    await loop.database.write(lambda db: find_project(db, "org", "proj"), undo=lambda: undone.append("more"))
+    assert undone == ["files"]
+
+
+async def test_a_database_that_is_locked_is_told(loop: LocalLoop, project: Project) -> None:
+    """Somebody looks into it with another program."""
+    await loop.database.read(lambda db: db.execute("SELECT 1"))
+    other = sqlite3.connect(loop.folders.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    loop.database._writer.execute("PRAGMA busy_timeout=10")
+    with pytest.raises(Unavailable, match="another program"):
+        await loop.database.write(lambda db: set_target(db, project, None))
+    other.close()
+    await loop.database.write(lambda db: set_target(db, project, None))
+
+
+async def test_a_start_removes_whatever_lies_around(loop: LocalLoop) -> None:
+    """Also files where there should be none: the store opens."""
+    (loop.folders.incoming / "stray").write_bytes(b"x")
+    (loop.folders.root / "projects" / "stray").write_bytes(b"x")
+    await loop.database.write(partial(recover, loop.folders))
+    assert [*loop.folders.incoming.iterdir(), *(loop.folders.root / "projects").iterdir()] == []
+
+
+async def test_a_thumbnail_is_whole_or_not_there(
+    loop: LocalLoop, project: Project, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for it, and an image that has gone: both are told, and no part of it is served."""
+    images = staged_images(loop, project, jpeg, 1)
+    (image_id,) = await loop.add_images(project, images)
+    thumbnail = loop.folders.thumbnail(project.number, image_id)
+    thumbnail.unlink()
+
+    def write_half(file: Path, data: bytes) -> int:
+        with file.open("wb") as half:
+            half.write(data[:10])
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(StorageFull):
+            make_thumbnail(loop.folders, project, image_id, 10**6)
+    assert list(thumbnail.parent.iterdir()) == []
+    assert make_thumbnail(loop.folders, project, image_id, 10**6).read_bytes() == images[0].inspected.thumbnail
+    thumbnail.unlink()
+    loop.folders.image(project.number, image_id).unlink()
+    with pytest.raises(NotFound):
+        make_thumbnail(loop.folders, project, image_id, 10**6)
+
+
+async def test_the_nodes_heard_last_are_kept(loop: LocalLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may call themselves anything, a thousand times."""
+    monkeypatch.setattr("loop_node.local_loop.nodes.MAX_NODES", 3)
+    for name in ("a", "b", "c", "b", "d", "e"):
+        await loop.database.write(partial(put_node, kind=NodeKind.DETECTOR, node_id=name, name=name, status={}))
+    nodes = await loop.database.read(lambda db: list_nodes(db, []))
+    assert [node["id"] for node in nodes] == ["e", "d", "b"]

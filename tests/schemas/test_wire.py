@@ -1,5 +1,7 @@
 """The converter: what it accepts, how it says no, and what survives."""
 
+import time
+
 import attrs
 import numpy as np
 import pytest
@@ -199,3 +201,25 @@ def test_true_and_false_stay_what_they_are() -> None:
     """To Python they are integers, to whoever reads JSON they are not."""
     sent = wire.unstructure(SocketResponse(success=True))
     assert sent["success"] is True
+
+
+def test_a_list_of_faults_is_not_read_to_its_end():
+    """Or a few megabytes of them would take minutes."""
+    began = time.process_time()
+    for kind, value in (
+        (list[ImageMetadata], [[]] * 1_000_000),
+        (dict[str, int], dict.fromkeys(map(str, range(10**6)), "")),
+    ):
+        with pytest.raises(SchemaError) as told:
+            wire.structure(kind, value)
+        assert len(told.value.problems) == 20
+    assert time.process_time() - began < 5
+
+
+def test_keys_of_an_object_are_checked():
+    """And faults of its items are named by them."""
+    assert wire.structure(dict[str, int], {"a": 1.0}) == {"a": 1}
+    with pytest.raises(SchemaError, match=r"\[a\]: a whole number is needed"):
+        wire.structure(dict[str, int], {"a": None})
+    with pytest.raises(SchemaError, match="a string is needed"):
+        wire.structure(dict[str, int], {1: 1})

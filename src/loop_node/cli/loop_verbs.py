@@ -186,14 +186,29 @@ def run_asking_verb(options: argparse.Namespace, settings: Settings) -> None:
 
     Raises:
         LoopError: It was not reached, or it said no.
-        InputError: A file on this side cannot be used.
+        InputError: A file on this side cannot be read or written.
     """
 
     async def ask() -> None:
         async with _client(settings) as client:
             await options.ask(client, options)
 
-    trio.run(ask)
+    try:
+        trio.run(ask)
+    except* OSError as errors:  # those of the network have become LoopErrors
+        raise InputError("; ".join(_no_file(error) for error in _leaves(errors))) from None
+
+
+def _leaves(errors: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
+    for error in errors.exceptions:
+        if isinstance(error, OSError):
+            yield error
+        else:
+            yield from _leaves(error)
+
+
+def _no_file(error: OSError) -> str:
+    return f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
 
 
 @asynccontextmanager

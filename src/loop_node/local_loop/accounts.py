@@ -131,9 +131,8 @@ class Accounts:
     async def _open_session(self, name: str) -> str:
         token, now_s = secrets.token_urlsafe(32), time.time()
         digest, expires_s = _digest(token), now_s + SESSION_S
-        stale = sorted(self._sessions, key=lambda one: self._sessions[one][1])[
-            : len(self._sessions) - _MAX_SESSIONS + 1
-        ]
+        too_many = max(0, len(self._sessions) - _MAX_SESSIONS + 1)
+        stale = sorted(self._sessions, key=lambda one: self._sessions[one][1])[:too_many]
         gone = [*stale, *(one for one, (_, until_s) in self._sessions.items() if until_s <= now_s)]
 
         def change(db: sqlite3.Connection) -> None:

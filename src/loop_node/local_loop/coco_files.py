@@ -44,6 +44,7 @@ def read_coco_file(file: Path) -> CocoParts:
         document = json.loads(file.read_bytes())
         images: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for image in document["images"]:
+            hash(image.get("id"))  # or no annotation could be found by it
             images[PurePosixPath(image["file_name"].replace("\\", "/")).name].append(image)
         annotations: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in document["annotations"]:

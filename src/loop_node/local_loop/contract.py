@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import frozen
@@ -25,6 +25,10 @@ from .projects import Project, list_projects
 from .requests import client_address, read_form, read_json, required, server_address
 
 __all__ = ["contract_endpoints"]
+
+
+_MAX_STATUS_BYTES: Final = 256 << 10
+"""Of a detector's status, which comes without a login and is kept."""
 
 
 def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
@@ -71,7 +75,7 @@ def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
             summary="A detector says how it is doing.",
             json_body=OBJECT,
             answer=OBJECT,
-            faults=(404, 422),
+            faults=(404, 413, 422),
         ),
         *image_endpoints(loop),
         *model_endpoints(loop),
@@ -124,7 +128,7 @@ class _Rest:
     # detectors
 
     async def detector_status(self, organization: str, project: str) -> Response:
-        status = await read_json(DetectorStatus)
+        status = await read_json(DetectorStatus, max_bytes=_MAX_STATUS_BYTES)
         found = await self.loop.project(organization, project)
         await self.loop.database.write(
             lambda db: put_node(

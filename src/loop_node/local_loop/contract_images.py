@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Any
 
 import trio
 from attrs import frozen
@@ -21,12 +21,11 @@ from loop_node.serving.openapi import Endpoint, Parameter
 from .batches import Pair, pair_files
 from .contract_paths import FILES_FORM, OBJECT, PROJECT, get
 from .images import (
+    MAX_IDS,
     NewImage,
-    add_images,
     attach_detections,
     ids_by_state,
     keep_novelty_scores,
-    make_thumbnail,
     read_records,
     require_image,
     stage_pair,
@@ -34,10 +33,9 @@ from .images import (
 from .loop import LocalLoop
 from .projects import Project, find_project
 from .requests import client_address, read_json
+from .thumbnails import make_thumbnail
 
 __all__ = ["image_endpoints"]
-
-_MAX_RECORDS: Final = 1000
 
 
 def image_endpoints(loop: LocalLoop) -> list[Endpoint]:
@@ -56,7 +54,7 @@ def image_endpoints(loop: LocalLoop) -> list[Endpoint]:
             f"{PROJECT}/images",
             rest.records,
             "Records of images.",
-            said(name="ids", description=f"Separated by commas, at most {_MAX_RECORDS}."),
+            said(name="ids", description=f"Separated by commas, at most {MAX_IDS}."),
             said(name="model_version", description="Only what this model found."),
         ),
         Endpoint(
@@ -123,7 +121,7 @@ class _Rest:
             pairs = pair_files([file for file in form.files if file.field == "files"])
             stage = partial(self._stage, found, pairs)
             staged = await trio.to_thread.run_sync(stage, limiter=self.loop.workers)
-            ids = await self.loop.database.write(lambda db: add_images(self.loop.folders, db, found, staged))
+            ids = await self.loop.add_images(found, staged)
         return json_answer({"image_ids": ids})
 
     def _stage(self, project: Project, pairs: Sequence[Pair[Any]]) -> list[NewImage]:

@@ -72,7 +72,7 @@ def model_endpoints(loop: LocalLoop) -> list[Endpoint]:
         ),
         Endpoint(
             method="PUT",
-            path=f"{PROJECT}/trainings/<int:number>/models/latest/<model_format>/file",
+            path=f"{PROJECT}/trainings/<int(max=2147483647):number>/models/latest/<model_format>/file",
             handle=rest.put_latest_file,
             summary="Keep the best model of a training in a format.",
             answer=OBJECT,

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import trio
 from attrs import define, field
 
-from loop_node.errors import LoopNodeError, SettingsError, StorageFull
+from loop_node.errors import LoopNodeError, SettingsError, StorageFull, Unavailable
 
 from .schema import SCHEMA, SCHEMA_VERSION
 
@@ -50,11 +50,16 @@ class Database:
 
         return await trio.to_thread.run_sync(run, limiter=self._read_places)
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, undo: Callable[[], object] = lambda: None) -> T:
         """Run `change` in a thread as one transaction. Cancelled while it waits, nothing happened; later, all of it.
+
+        Args:
+            change: Reads and writes.
+            undo: Called in the thread, once, when `change` or its commit has failed: for what it did to files.
 
         Raises:
             StorageFull: The disk is full; nothing was changed.
+            Unavailable: Another program keeps the database to itself; nothing was changed.
         """
 
         def run() -> T:
@@ -62,17 +67,26 @@ class Database:
                 self._writer.execute("BEGIN IMMEDIATE")
                 changed = change(self._writer)
                 self._writer.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise StorageFull("the disk of the Learning Loop is full") from error
-                raise
-            finally:
+            except BaseException as error:
                 if self._writer.in_transaction:
                     self._writer.rollback()
+                undo()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _told(error) from error
+                raise
             return changed
 
         async with self._write_lock:
             return await trio.to_thread.run_sync(run, limiter=self._write_places)
+
+
+def _told(error: sqlite3.OperationalError) -> Exception:
+    code = error.sqlite_errorcode & 0xFF  # without the details of extended codes
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull("the disk of the Learning Loop is full")
+    if code == sqlite3.SQLITE_BUSY:
+        return Unavailable("another program keeps the database of the Learning Loop locked")
+    return error
 
 
 @asynccontextmanager

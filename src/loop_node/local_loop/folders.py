@@ -75,13 +75,18 @@ class Folders:
         return self.root / "kept_images" / organization / project
 
     def keep_images(self, number: int, organization: str, project: str) -> None:
-        """Give the images of a project that is about to go a second name. Blocking."""
+        """Give the images of a project that is about to go a second name. Blocking.
+
+        Raises:
+            StorageFull: No room for them.
+        """
         kept = self.kept_images(organization, project)
-        make_folder(kept)
-        for image in self.project(number).glob("images/*/*.jpg"):
-            with suppress(FileExistsError):
-                os.link(image, kept / image.name)
-        sync_folder(kept)
+        with no_room_is_storage_full():
+            make_folder(kept)
+            for image in self.project(number).glob("images/*/*.jpg"):
+                with suppress(FileExistsError):
+                    os.link(image, kept / image.name)
+            sync_folder(kept)
 
     def remove_project(self, number: int) -> None:
         """Remove the files of a project whose records are gone. Blocking; a start after a kill does the rest."""
@@ -172,7 +177,7 @@ def recover(folders: Folders, db: sqlite3.Connection) -> None:
         if project.isdigit() and not db.execute("SELECT 1 FROM images WHERE id = ?", (image_id,)).fetchone():
             folders.image(int(project), image_id).unlink(missing_ok=True)
     for left in folders.incoming.iterdir():
-        shutil.rmtree(left)
+        _remove(left)
     _remove_unknown_projects(folders, db)
     known = {(model, f"{form}.zip") for model, form in db.execute("SELECT model_id, format FROM model_files")}
     for file in (folders.root / "projects").glob("*/models/*/*.zip"):
@@ -185,4 +190,11 @@ def _remove_unknown_projects(folders: Folders, db: sqlite3.Connection) -> None:
     known = {str(number) for (number,) in db.execute("SELECT id FROM projects")}
     for folder in (folders.root / "projects").iterdir():
         if folder.name not in known:
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

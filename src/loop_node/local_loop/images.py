@@ -18,9 +18,11 @@ from loop_node.schemas.wire import structure
 
 from .batches import annotations_of, detections_by_model, merged_detections, stored_annotations
 from .folders import Folders, no_room_is_storage_full, place, sync_files
-from .projects import Project, now
+from .projects import Project, now, require_project
+from .thumbnails import keep_thumbnail
 
 __all__ = [
+    "MAX_IDS",
     "NewImage",
     "add_images",
     "attach_detections",
@@ -29,9 +31,9 @@ __all__ = [
     "count_by_state",
     "ids_by_state",
     "keep_novelty_scores",
-    "make_thumbnail",
     "put_segmentation",
     "read_records",
+    "remove_images",
     "require_image",
     "stage_image",
     "stage_pair",
@@ -146,23 +148,25 @@ def _read_metadata(file: Path, filename: str) -> ImageMetadata:
     try:
         said = msgspec.json.decode(file.read_bytes())
         return structure(ImageMetadata, said)
-    except (msgspec.DecodeError, UnicodeDecodeError, SchemaError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, SchemaError) as error:
         raise InputError(f"{filename[:100]!r}: {error}") from error
 
 
 def add_images(folders: Folders, db: sqlite3.Connection, project: Project, images: Sequence[NewImage]) -> list[str]:
-    """Place the files and write the records, all or none; returns the ids. Within one transaction."""
-    finals = [folders.image(project.number, image.id) for image in images]
-    try:
-        with no_room_is_storage_full():
-            place(zip((image.staged for image in images), finals, strict=True))
-        write_records(db, project, images)
-    except BaseException:
-        for final in finals:
-            final.unlink(missing_ok=True)
-        raise
+    """Place the files and write the records; returns the ids.
+
+    Within one transaction, which needs `remove_images` as its undo.
+
+    Raises:
+        NotFound: The project has gone meanwhile.
+        StorageFull: No room.
+    """
+    require_project(db, project)
+    with no_room_is_storage_full():
+        place((image.staged, folders.image(project.number, image.id)) for image in images)
+    write_records(db, project, images)
     for image in images:
-        _keep_thumbnail(folders.thumbnail(project.number, image.id), image.inspected.thumbnail)
+        keep_thumbnail(folders.thumbnail(project.number, image.id), image.inspected.thumbnail)
     return [image.id for image in images]
 
 
@@ -175,6 +179,13 @@ def write_records(db: sqlite3.Connection, project: Project, images: Sequence[New
     )
     for image in images:
         _put_detections(db, image.id, image.detections)
+
+
+def remove_images(folders: Folders, project: Project, images: Iterable[NewImage]) -> None:
+    """Remove the files of images that got no records. Blocking."""
+    for image in images:
+        folders.image(project.number, image.id).unlink(missing_ok=True)
+        folders.thumbnail(project.number, image.id).unlink(missing_ok=True)
 
 
 def _row(project: int, image: NewImage, received: str) -> tuple[Any, ...]:
@@ -200,15 +211,6 @@ def _put_detections(db: sqlite3.Connection, image_id: str, by_model: dict[str, d
         "INSERT OR REPLACE INTO detections VALUES (?, ?, ?)",
         [(image_id, model, json.dumps(found)) for model, found in by_model.items()],
     )
-
-
-def _keep_thumbnail(file: Path, thumbnail: bytes) -> None:
-    """Not durable, and not there on a full disk: it can be made anew."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(thumbnail)
-    except OSError:
-        file.unlink(missing_ok=True)
 
 
 def ids_by_state(db: sqlite3.Connection, project: Project, states: Sequence[ImageState]) -> list[str]:
@@ -295,15 +297,6 @@ def _record(project: Project, row: sqlite3.Row, detections: Iterable[Any]) -> di
         **json.loads(row["annotations_json"]),
         **merged_detections(detections),
     }
-
-
-def make_thumbnail(folders: Folders, project: Project, image_id: str, max_pixels: int) -> Path:
-    """The thumbnail's file, made anew if it is not there. Blocking."""
-    file = folders.thumbnail(project.number, image_id)
-    if not file.is_file():
-        image = folders.image(project.number, image_id).read_bytes()
-        _keep_thumbnail(file, inspect_jpeg(image, max_pixels=max_pixels).thumbnail)
-    return file
 
 
 def require_image(db: sqlite3.Connection, project: Project, image_id: str) -> sqlite3.Row:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-from loop_node.errors import Conflict, SchemaError
+from loop_node.errors import Conflict, InputError, SchemaError
 from loop_node.schemas.status import SocketResponse
 from loop_node.schemas.wire import structure
 from loop_node.socketio.session import Peer
@@ -50,7 +50,7 @@ class Link:
         """Ask, and tell why the node does not do it; empty if it does."""
         try:
             answer = await self.ask(event, *args)
-        except Conflict as error:
+        except InputError as error:  # also one that is larger than the node takes
             return str(error)
         return "" if answer.success else f"{self.name} refused: {answer.error_msg}"
 

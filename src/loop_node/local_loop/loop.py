@@ -17,6 +17,7 @@ from loop_node.errors import Conflict, SettingsError
 from .accounts import Accounts, open_accounts
 from .database import Database, open_database
 from .folders import Folders, recover
+from .images import NewImage, add_images, remove_images
 from .links import NodeLinks
 from .models import PlannedModel, keep_model, stage_model
 from .projects import Project, delete_project, find_project
@@ -66,12 +67,31 @@ class LocalLoop:
 
         Raises:
             NotFound: There is none of this name.
+            StorageFull: No room for the second names.
         """
-        found = await self.project(organization, project)
-        if keep_images:
-            await trio.to_thread.run_sync(self.folders.keep_images, found.number, organization, project)
-        await self.database.write(lambda db: delete_project(db, found))
-        await trio.to_thread.run_sync(self.folders.remove_project, found.number)
+
+        def delete(db: Connection) -> int:
+            found = find_project(db, organization, project)
+            if keep_images:  # in the transaction: no image comes between
+                self.folders.keep_images(found.number, organization, project)
+            delete_project(db, found)
+            return found.number
+
+        number = await self.database.write(delete)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.folders.remove_project, number)
+
+    async def add_images(self, project: Project, images: Sequence[NewImage]) -> list[str]:
+        """Keep images that were staged, all or none; returns their ids.
+
+        Raises:
+            NotFound: The project has gone meanwhile.
+            StorageFull: No room.
+        """
+        return await self.database.write(
+            lambda db: add_images(self.folders, db, project, images),
+            undo=partial(remove_images, self.folders, project, images),
+        )
 
     async def keep_model(
         self,
@@ -97,14 +117,23 @@ class LocalLoop:
                 stage_model, upload, project, planned, model_format, files, host=host, max_bytes=self.max_model_bytes
             )
             staged = await trio.to_thread.run_sync(stage, limiter=self.workers)
-            if await self.database.write(partial(self._keep_model, project, planned, model_format, staged)):
+            if await self._place_model(project, planned, model_format, staged):
                 return planned
         raise Conflict("other models came at the same time, again and again; try once more")
 
-    def _keep_model(
-        self, project: Project, planned: PlannedModel, model_format: str, staged: Path, db: Connection
-    ) -> bool:
-        return keep_model(self.folders, db, project, planned, model_format, staged)
+    async def _place_model(self, project: Project, planned: PlannedModel, model_format: str, staged: Path) -> bool:
+        placed: list[Path] = []
+
+        def place(db: Connection) -> bool:
+            kept = keep_model(self.folders, db, project, planned, model_format, staged)
+            placed.extend([self.folders.model(project.number, planned.id, model_format)] if kept else [])
+            return kept
+
+        def undo() -> None:
+            for file in placed:
+                file.unlink(missing_ok=True)
+
+        return await self.database.write(place, undo=undo)
 
 
 @asynccontextmanager

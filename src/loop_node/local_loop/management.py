@@ -33,7 +33,7 @@ from loop_node.serving.forms import ReceivedForm, receive_form
 from loop_node.serving.openapi import Endpoint
 
 from .coco import CocoFile, read_coco
-from .images import NewImage, add_images, change_annotations, change_state, count_by_state, stage_image
+from .images import NewImage, change_annotations, change_state, count_by_state, stage_image
 from .links import Link
 from .loop import LocalLoop
 from .models import find_by_version, set_target
@@ -113,18 +113,22 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             json_body=_OBJECT,
         ),
         _endpoint(
-            "GET", f"{_LOCAL}/trainings/<int:number>", rest.training, "A training, its metrics and its models.", (404,)
+            "GET",
+            f"{_LOCAL}/trainings/<int(max=2147483647):number>",
+            rest.training,
+            "A training, its metrics and its models.",
+            (404,),
         ),
         _endpoint(
             "POST",
-            f"{_LOCAL}/trainings/<int:number>/stop",
+            f"{_LOCAL}/trainings/<int(max=2147483647):number>/stop",
             rest.stop_training,
             "End a training and keep its best model.",
             (404, 409),
         ),
         _endpoint(
             "POST",
-            f"{_LOCAL}/trainings/<int:number>/abort",
+            f"{_LOCAL}/trainings/<int(max=2147483647):number>/abort",
             rest.abort_training,
             "End a training, keep nothing.",
             (404, 409),
@@ -188,7 +192,7 @@ class _Rest:
         ) as form:
             work = partial(self._stage, found, form)
             staged, unmatched = await trio.to_thread.run_sync(work, limiter=self.loop.workers)
-            ids = await self.loop.database.write(lambda db: add_images(self.loop.folders, db, found, staged))
+            ids = await self.loop.add_images(found, staged)
         return json_answer({"image_ids": ids, "imported": len(ids), "annotations_without_image": unmatched})
 
     def _stage(self, project: Project, form: ReceivedForm) -> tuple[list[NewImage], list[str]]:

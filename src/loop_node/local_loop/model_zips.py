@@ -3,12 +3,13 @@
 A zip comes as it is, or as loose files that are put into one. A model may come without a `model.json`; it gets one.
 """
 
-import json
+import codecs
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+
+import msgspec
 
 from loop_node.archives import copy_entries, read_file
 from loop_node.errors import InputError, ModelError
@@ -38,7 +39,7 @@ def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, 
     try:
         with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as sink:
             said = _copy_zip(files[0], sink, max_bytes) if _is_zip(files) else _copy_files(files, sink, max_bytes)
-            sink.writestr(MODEL_JSON, json.dumps({**said, **known}, indent=2, ensure_ascii=False))
+            sink.writestr(MODEL_JSON, msgspec.json.format(msgspec.json.encode({**said, **known}), indent=2))
     except ModelError as error:
         if isinstance(error.__cause__, OSError):  # the disk's fault, not the zip's
             raise error.__cause__ from None
@@ -66,13 +67,15 @@ def _copy_zip(file: tuple[str, Path], sink: zipfile.ZipFile, max_bytes: int) -> 
 def _copy_files(files: Sequence[tuple[str, Path]], sink: zipfile.ZipFile, max_bytes: int) -> dict[str, Any]:
     names = [name for name, _ in files]
     for name in names:
-        if not name or name in (".", "..") or set(name) & set("/\\:\0") or names.count(name) > 1:
+        if not _is_bare(name) or names.count(name) > 1:
             raise InputError(f"files: bare names that differ are needed, not {name[:100]!r}")
     if len(files) > _MAX_LOOSE_FILES or sum(file.stat().st_size for _, file in files) > max_bytes:
         raise InputError(f"files: at most {_MAX_LOOSE_FILES} files of together {max_bytes} bytes")
     said: dict[str, Any] = {}
     for name, file in files:
         if name == MODEL_JSON:
+            if file.stat().st_size > _MAX_MODEL_JSON_BYTES:
+                raise InputError(f"files: {MODEL_JSON} has more than {_MAX_MODEL_JSON_BYTES} bytes")
             said = _read(file.read_bytes(), MODEL_JSON)
         else:
             sink.write(file, name)
@@ -80,8 +83,16 @@ def _copy_files(files: Sequence[tuple[str, Path]], sink: zipfile.ZipFile, max_by
 
 
 def _read(data: bytes, called: str) -> dict[str, Any]:
-    with suppress(ValueError, RecursionError):
-        said = json.loads(data)
-        if isinstance(said, dict):
-            return said
+    try:
+        said = msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{called} is no JSON: {error}") from None
+    if isinstance(said, dict):
+        return said
     raise InputError(f"{called} is no JSON object")
+
+
+def _is_bare(name: str) -> bool:
+    return (
+        name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\:") and len(name.encode()) <= 255
+    )

@@ -17,7 +17,7 @@ from loop_node.errors import Conflict, InputError, NotFound
 
 from .folders import Folders, no_room_is_storage_full, place, sync_files
 from .model_zips import make_zip
-from .projects import Project, now
+from .projects import Project, now, require_project
 
 __all__ = [
     "PlannedModel",
@@ -83,7 +83,12 @@ def create_model(
     base_model: str | None = None,
     confusion_matrix: dict[str, Any] | None = None,
 ) -> sqlite3.Row:
-    """A model without files yet, with the next minor of this major."""
+    """A model without files yet, with the next minor of this major.
+
+    Raises:
+        NotFound: The project has gone meanwhile.
+    """
+    require_project(db, project)
     model_id = model_id or str(uuid4())
     db.execute(
         "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -4,11 +4,15 @@ import json
 import sqlite3
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from .projects import now
 
-__all__ = ["NodeKind", "list_nodes", "put_node"]
+__all__ = ["MAX_NODES", "NodeKind", "list_nodes", "put_node"]
+
+
+MAX_NODES: Final = 1000
+"""Detectors tell of themselves without a login, under any name."""
 
 
 class NodeKind(StrEnum):
@@ -30,11 +34,15 @@ def put_node(
     organization: str = "",
     project: str = "",
 ) -> None:
-    """Keep what a node says of itself, in the place of what it said before."""
+    """Keep what a node says of itself, in the place of what it said before; the `MAX_NODES` heard last are kept."""
     db.execute(
         "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)",
         (kind.value, node_id, organization, project, name, json.dumps(status), now()),
     )
+    (count,) = db.execute("SELECT count(*) FROM nodes").fetchone()
+    if count > MAX_NODES:
+        last = "SELECT seen FROM nodes ORDER BY seen DESC LIMIT 1 OFFSET ?"
+        db.execute(f"DELETE FROM nodes WHERE seen < ({last})", (MAX_NODES - 1,))  # noqa: S608  # as written above
 
 
 def list_nodes(db: sqlite3.Connection, connected: Collection[str]) -> list[dict[str, Any]]:

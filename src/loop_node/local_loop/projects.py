@@ -12,10 +12,24 @@ from loop_node.errors import Conflict, InputError, NotFound
 from loop_node.schemas.local_loop import NewCategory
 from loop_node.schemas.models import Category, CategoryType
 
-__all__ = ["Categories", "Project", "create_project", "delete_project", "find_project", "list_projects", "now"]
+__all__ = [
+    "Categories",
+    "Project",
+    "check_name",
+    "create_project",
+    "delete_project",
+    "find_project",
+    "list_projects",
+    "now",
+    "require_project",
+]
 
 _COLORS: Final = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
 _MAX_NAME: Final = 200
+_MAX_NAME_BYTES: Final = 255  # of a folder's name
+_MAX_CATEGORIES: Final = 1000
+_MANAGEMENT: Final = "local"
+"""An organization of this name could not be told from the management API, `/api/local/...`."""
 
 
 def now() -> str:
@@ -64,10 +78,13 @@ def check_name(what: str, name: str) -> None:
         or not name.isprintable()
         or name.strip(". ") != name
         or set(name) & set('/\\:*?"<>|#%')
+        or len(name.encode()) > _MAX_NAME_BYTES
     ):
         raise InputError(
             f"{what}: 1 to {_MAX_NAME} letters, digits, spaces or any of -_.+ are needed, not {name[:40]!r}"
         )
+    if what == "organization" and name == _MANAGEMENT:
+        raise InputError(f"organization: {_MANAGEMENT!r} is the management API's name; choose another")
 
 
 def create_project(
@@ -93,10 +110,7 @@ def create_project(
     """
     check_name("organization", organization)
     check_name("project", project)
-    names = [category.name for category in categories]
-    for one in names:
-        if not one or not one.isprintable() or names.count(one) > 1:
-            raise InputError(f"categories: names must be there and differ, see {one[:40]!r}")
+    _check_categories(categories)
     try:
         created = db.execute(
             "INSERT INTO projects (organization, project, name, created) VALUES (?, ?, ?, ?)",
@@ -125,6 +139,18 @@ def _category_row(project: int | None, position: int, category: NewCategory) -> 
     )
 
 
+def _check_categories(categories: Sequence[NewCategory]) -> None:
+    if len(categories) > _MAX_CATEGORIES:
+        raise InputError(f"categories: a project may have {_MAX_CATEGORIES}, {len(categories)} came")
+    names: set[str] = set()
+    for one in categories:
+        if not 1 <= len(one.name) <= _MAX_NAME or not one.name.isprintable() or one.name in names:
+            raise InputError(
+                f"categories: names of 1 to {_MAX_NAME} characters that differ are needed, see {one.name[:40]!r}"
+            )
+        names.add(one.name)
+
+
 def find_project(db: sqlite3.Connection, organization: str, project: str) -> Project:
     """One project.
 
@@ -137,6 +163,16 @@ def find_project(db: sqlite3.Connection, organization: str, project: str) -> Pro
     if row is None:
         raise NotFound(f"there is no project {organization[:100]}/{project[:100]}")
     return _project(db, row)
+
+
+def require_project(db: sqlite3.Connection, project: Project) -> None:
+    """Refuse to write what belongs to a project that has been deleted meanwhile.
+
+    Raises:
+        NotFound: It has.
+    """
+    if db.execute("SELECT 1 FROM projects WHERE id = ?", (project.number,)).fetchone() is None:
+        raise NotFound(f"project {project.organization}/{project.project} has been deleted")
 
 
 def list_projects(db: sqlite3.Connection) -> list[Project]:

@@ -6,10 +6,11 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+import trio
 from attrs import evolve, frozen
 from quart import Response, request
 
-from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError
+from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError, TooLarge
 from loop_node.schemas.wire import structure
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
 from loop_node.serving.uploads import read_body, split_multipart
@@ -21,6 +22,8 @@ __all__ = ["Guard", "client_address", "read_form", "read_json", "required", "ser
 T = TypeVar("T")
 
 _MAX_FIELDS: Final = 20
+_LARGE_JSON_BYTES: Final = 64 << 10  # takes more than 50 ms to read
+_large_json: Final = trio.CapacityLimiter(1)
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
@@ -45,14 +48,23 @@ class Guard:
         return guarded
 
 
-async def read_json(kind: type[T]) -> T:
-    """The body as an instance of `kind`.
+async def read_json(kind: type[T], *, max_bytes: int | None = None) -> T:
+    """The body as an instance of `kind`; `max_bytes` is a bound below that of all bodies.
 
     Raises:
         Malformed: No JSON.
         SchemaError: Other fields than `kind` has.
+        TooLarge: Over one of the two bounds.
     """
     body = await read_body(request)
+    if max_bytes is not None and len(body) > max_bytes:
+        raise TooLarge(f"the body is larger than {max_bytes} bytes")
+    if len(body) < _LARGE_JSON_BYTES:
+        return _parsed(kind, body)
+    return await trio.to_thread.run_sync(_parsed, kind, body, limiter=_large_json)
+
+
+def _parsed(kind: type[T], body: bytes) -> T:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

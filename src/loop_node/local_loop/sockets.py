@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from loop_node.errors import NotFound
+from loop_node.errors import InputError, NotFound
 from loop_node.schemas.annotation import SegmentationAnnotation
 from loop_node.schemas.local_loop import AnnotationSet, SegmentationAnnotationIn
 from loop_node.schemas.status import AnnotationNodeStatus, DetectionStatus, SocketResponse, TrainingStatus
@@ -87,6 +87,7 @@ class LoopSockets:
 
     async def update_trainer(self, peer: Peer, status: Value = None) -> Value:
         """A trainer says how it is doing."""
+        self._require(peer, NodeKind.TRAINER)
         said = structure(TrainingStatus, status)
         self._know(peer, said.id, said.name, said.state)
 
@@ -97,8 +98,9 @@ class LoopSockets:
         await self.loop.database.write(change)
         return _done()
 
-    async def update_training(self, _peer: Peer, organization: Value, project: Value, report: Value) -> Value:
+    async def update_training(self, peer: Peer, organization: Value, project: Value, report: Value) -> Value:
         """A trainer has a new best model."""
+        self._require(peer, NodeKind.TRAINER)
         said = structure(TrainingOut, report)
         names = structure(str, organization), structure(str, project)
         version = await self.loop.database.write(lambda db: note_report(db, *names, said))
@@ -107,6 +109,7 @@ class LoopSockets:
 
     async def update_detector(self, peer: Peer, organization: Value, project: Value, status: Value) -> Value:
         """A detector of old says how it is doing, and hears what to follow."""
+        self._require(peer, NodeKind.DETECTOR)
         said = structure(DetectionStatus, status)
         names = structure(str, organization), structure(str, project)
         self._know(peer, said.id, said.name, said.operation_mode)
@@ -125,6 +128,7 @@ class LoopSockets:
 
     async def update_annotation_node(self, peer: Peer, status: Value = None) -> Value:
         """An annotator says how it is doing."""
+        self._require(peer, NodeKind.ANNOTATOR)
         said = structure(AnnotationNodeStatus, status)
         self._know(peer, said.id, said.name, said.state)
         await self.loop.database.write(
@@ -133,15 +137,21 @@ class LoopSockets:
         return _done()
 
     async def update_segmentation_annotation(
-        self, _peer: Peer, organization: Value, project: Value, annotation: Value
+        self, peer: Peer, organization: Value, project: Value, annotation: Value
     ) -> Value:
         """An annotator has finished an outline."""
+        self._require(peer, NodeKind.ANNOTATOR)
         said = structure(SegmentationAnnotation, annotation)
         names = structure(str, organization), structure(str, project)
         outline = SegmentationAnnotationIn(id=said.id, shape=said.shape, category_id=said.category_id)
         given = AnnotationSet(segmentation_annotations=[outline])
         await self.loop.database.write(lambda db: put_segmentation(db, find_project(db, *names), given, said.image_id))
         return _done()
+
+    def _require(self, peer: Peer, kind: NodeKind) -> None:
+        """Let nodes speak for their own kind alone: a detector has shown no login."""
+        if self.loop.links.of(peer).kind is not kind:
+            raise InputError(f"this event is for nodes that connected with the header nodeType of a {kind}")
 
     def _know(self, peer: Peer, node_id: str, name: str, state: str | None) -> None:
         link = self.loop.links.of(peer)

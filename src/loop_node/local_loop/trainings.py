@@ -16,7 +16,7 @@ from loop_node.schemas.training import TrainingOut
 from loop_node.schemas.wire import unstructure
 
 from .models import create_model, latest_of_training, list_models, version_of
-from .projects import Project, find_project, now
+from .projects import Project, find_project, now, require_project
 
 __all__ = [
     "accept",
@@ -52,7 +52,9 @@ def begin(
 
     Raises:
         Conflict: The trainer has one under way.
+        NotFound: The project has gone meanwhile.
     """
+    require_project(db, project)
     if trainer_id is not None and (busy := running_of_trainer(db, trainer_id)) is not None:
         raise Conflict(f"trainer {trainer_name or trainer_id} is busy with training {busy['number']}")
     (last,) = db.execute("SELECT max(number) FROM trainings WHERE project_id = ?", (project.number,)).fetchone()

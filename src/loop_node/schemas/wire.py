@@ -2,16 +2,16 @@
 
 Rules, for every class alike: unknown keys are ignored; `int` is accepted for `float`; a finite `float` is accepted for
 `int` and rounded half to even (robots send box corners as floats); `bool` is no number and nothing but `str` is a
-string. All faults of a body are found in one pass, each named by its path.
+string. The faults of a body are found in one pass, each named by its path; of a list or an object the first 20.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.cols import is_sequence, list_structure_factory
+from cattrs.cols import is_mapping, is_sequence
 from cattrs.gen import make_dict_structure_fn
 
 from loop_node.errors import SchemaError
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _LARGEST_INT: Final = 2**53
 """JSON readers of other languages keep integers exact up to here."""
+_MAX_FAULTS: Final = 20
 
 
 def _string(value: object, _: object) -> str:
@@ -95,13 +96,43 @@ def _is_bounded(kind: Any) -> bool:
 
 
 def _checked_list(kind: Any) -> Callable[[object, Any], list[Any]]:
-    items = list_structure_factory(kind, _converter)
+    (item_kind,) = get_args(kind) or (Any,)
 
-    def read(value: object, kind: Any) -> list[Any]:
+    def read(value: object, _: Any) -> list[Any]:
         if isinstance(value, (list, tuple)):
-            return list(items(value, kind))
+            return [item for _, item in _read_items(enumerate(value), item_kind)]
         raise ValueError(f"a list is needed, not {_named(value)}")
 
+    return read
+
+
+def _checked_mapping(kind: Any) -> Callable[[object, Any], dict[Any, Any]]:
+    key_kind, item_kind = get_args(kind) or (Any, Any)
+
+    def read(value: object, _: Any) -> dict[Any, Any]:
+        if isinstance(value, Mapping):
+            items = _read_items(value.items(), item_kind)
+            return {_converter.structure(key, key_kind): item for key, item in items}
+        raise ValueError(f"an object is needed, not {_named(value)}")
+
+    return read
+
+
+def _read_items(items: Iterable[tuple[Any, object]], kind: Any) -> list[tuple[Any, Any]]:
+    """Read the items of a list or an object, and give up after a few faults: each costs as much as many good ones."""
+    read: list[tuple[Any, Any]] = []
+    faults: list[Exception] = []
+    hook = _converter.get_structure_hook(kind)
+    for place, item in items:
+        try:
+            read.append((place, hook(item, kind)))
+        except (cattrs.BaseValidationError, ValueError) as error:
+            error.add_note(cattrs.IterableValidationNote(f"at {place!r}", place, kind))
+            faults.append(error)
+            if len(faults) == _MAX_FAULTS:
+                break
+    if faults:
+        raise cattrs.IterableValidationError("faults", faults, list)
     return read
 
 
@@ -125,6 +156,7 @@ _converter.register_structure_hook(bool, _boolean)
 _converter.register_structure_hook(Shape | str, _shape_or_string)
 _converter.register_structure_hook(int | list[int], _resolution)
 _converter.register_structure_hook_factory(is_sequence, _checked_list)
+_converter.register_structure_hook_factory(is_mapping, _checked_mapping)
 _converter.register_structure_hook_factory(attrs.has, _checked_object)
 _converter.register_structure_hook_func(_is_bounded, _bounded)
 

@@ -21,7 +21,7 @@ SESSION_COOKIE: Final = "loop_session"
 Handle = Callable[..., Awaitable[Response]]
 """Called with the parts of the path that `Endpoint.path` names, as keyword arguments."""
 
-_PATH_PART: Final = re.compile(r"<(?:\w+:)?(\w+)>")
+_PATH_PART: Final = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
 
 _FAULTS: Final = {
     400: "Not one of the accepted values, or a broken body.",
