@@ -102,6 +102,20 @@ def load(session: nox.Session) -> None:
 
 
 @nox.session
+def loop(session: nox.Session) -> None:
+    """What we ask of a Learning Loop: of the one that LOOP_HOST, LOOP_USERNAME and LOOP_PASSWORD name, else of ours."""
+    install(session, "tests")
+    session.run("pytest", "-m", "loop", "tests/process", *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """A detector killed a thousand times while images come and go; about an hour."""
+    install(session, "tests")
+    session.run("pytest", "tests/process/test_crash.py", "-rP", env={"CRASH_CYCLES": "1000"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Ratios against the stack of the existing nodes, side by side in one run."""
     install(session, "tests")
