@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trio
 from attrs import frozen
 
 from launching import Launcher
@@ -69,7 +70,8 @@ async def any_loop(access: LoopAccess) -> AsyncIterator[AnyLoop]:
         try:
             yield loop
         finally:
-            await client.send_json("DELETE", loop.path, {})
+            with trio.move_on_after(10, shield=True):
+                await client.send_json("DELETE", loop.path, {})
 
 
 async def test_a_wrong_password_is_a_refused_login(access: LoopAccess) -> None:

@@ -72,7 +72,7 @@ class Database:
                     self._writer.rollback()
                 undo()
                 if isinstance(error, sqlite3.OperationalError):
-                    raise _told(error) from error
+                    raise _told(error) from error  # noqa: ASYNC104  # a thread knows no cancellation
                 raise
             return changed
 
