@@ -90,7 +90,6 @@ async def test_no_acknowledged_image_is_lost(
             LOOP_ORGANIZATION="o",
             LOOP_PROJECT="p",
             MAX_OUTBOX_SIZE=1_000_000,
-            LOG_LEVEL="WARNING",
         )
 
     for cycle in range(CYCLES):
