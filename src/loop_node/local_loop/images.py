@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 from attrs import frozen
 
+from loop_node.durable import sync_files
 from loop_node.errors import ImageError, InputError, NotFound, SchemaError
 from loop_node.images import InspectedJpeg, inspect_jpeg
 from loop_node.schemas.detections import Detections, ImageMetadata
@@ -17,7 +18,7 @@ from loop_node.schemas.local_loop import AnnotationSet, DataSet, ImageState
 from loop_node.schemas.wire import structure
 
 from .batches import annotations_of, detections_by_model, merged_detections, stored_annotations
-from .folders import Folders, no_room_is_storage_full, place, sync_files
+from .folders import Folders, no_room_is_storage_full, place
 from .projects import Project, now, require_project
 from .thumbnails import keep_thumbnail
 
