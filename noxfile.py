@@ -9,6 +9,7 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+BENCHMARKS = ("socketio_round_trip", "outbox_backlog", "local_loop", "detect_beside_a_bad_loop")
 LINTED = ("src", "tests", "examples", "bench", "noxfile.py")
 ASYNC_RULES = (
     "--select=ASYNC1,ASYNC2,ASYNC3,ASYNC4",
@@ -117,6 +118,8 @@ def crash(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ratios against the stack of the existing nodes, side by side in one run."""
+    """The benchmarks, one after another; `nox -s bench -- outbox_backlog --images 1000` runs one of them."""
     install(session, "tests")
-    session.run("python", "bench/socketio_round_trip.py", *session.posargs)
+    wanted, *options = session.posargs or [""]
+    for name in [wanted] if wanted else BENCHMARKS:
+        session.run("python", f"bench/{name}.py", *options)
