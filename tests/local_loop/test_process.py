@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trio
 
-from launching import Launcher, Node
+from launching import Launcher, Node, whole_body
 
 pytestmark = pytest.mark.process
 
@@ -197,7 +197,7 @@ async def test_a_kill_takes_nothing_that_was_acknowledged(nodes: Launcher, tmp_p
                 sent.update(batch)
                 files = [part for stem, image in batch.items() for part in pair(stem, image)]
                 try:
-                    answer = await client.post("/api/o/projects/p/images", files=files)
+                    answer = await client.post("/api/o/projects/p/images", **whole_body(files=files))
                 except httpx.HTTPError:
                     return
                 if answer.status_code == 200:

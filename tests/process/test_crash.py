@@ -16,7 +16,7 @@ import pytest
 import trio
 from attrs import Factory, define
 
-from launching import Launcher, Node
+from launching import Launcher, Node, whole_body
 
 pytestmark = pytest.mark.process
 
@@ -55,7 +55,9 @@ async def upload(url: str, oracle: Oracle, jpeg: bytes, dice: random.Random) -> 
                 metadata = "[" + ", ".join(f'{{"source": "{name}"}}' for name in names) + "]"
                 files = [("files", (f"{name}.jpg", jpeg)) for name in names]
                 params = {"upload_priority": dice.choice(["true", "false"])}
-                answer = await client.post("/upload", files=files, data={"metadata": metadata}, params=params)
+                answer = await client.post(
+                    "/upload", **whole_body(files=files, data={"metadata": metadata}), params=params
+                )
                 if answer.status_code == 200:
                     oracle.acknowledged.update(names)
 
@@ -65,7 +67,8 @@ async def detect(url: str, jpeg: bytes) -> None:
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
         with suppress(httpx.HTTPError):
             while True:
-                await client.post("/detect", files={"file": jpeg}, headers={"autoupload": "all", "source": "detect"})
+                headers = {"autoupload": "all", "source": "detect", "content-type": "image/jpeg"}
+                await client.post("/detect", content=jpeg, headers=headers)
 
 
 @pytest.mark.timeout(60 + CYCLES * 30)
