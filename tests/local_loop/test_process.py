@@ -180,6 +180,9 @@ def pair(stem: str, image: bytes) -> list[tuple[str, tuple[str, bytes]]]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.filterwarnings(
+    "ignore:Async generator 'httpx:ResourceWarning"
+)  # bodies of requests that the kill broke off
 async def test_a_kill_takes_nothing_that_was_acknowledged(nodes: Launcher, tmp_path: Path, jpeg: Jpeg) -> None:
     """Killed in the middle of 200 uploads, again and again: each 200 is there, whole; of the others, all or nothing."""
     dice = random.Random(7)
