@@ -315,6 +315,45 @@ async def test_people_annotate_and_move_images(client: httpx.AsyncClient, jpeg: 
     assert "state" in detail(await client.get(f"{P}/data", params={"state": "limbo"}), 422)
 
 
+async def test_what_people_write_is_taken_by_the_letter(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """A typo costs no annotations; what lies outside of the image is named; nodes may say more than we know."""
+    (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg(40, 30))})).json()["image_ids"]
+    url = f"{L}/images/{one}/annotations"
+    box = {"x": 1, "y": 2, "width": 3, "height": 4, "category_name": "some box"}
+    assert (await client.put(url, json={"box_annotations": [box]})).status_code == 200
+    outline = {"shape": "0,0,9,9", "category_name": "some segmentation"}
+    for wrong, named in (
+        ({"box_annotation": [box]}, "box_annotation: there is no such field"),
+        ({"box_annotations": [box | {"colour": "red"}]}, "box_annotations[0].colour"),
+        ({"box_annotations": [box | {"width": 0}]}, "box_annotations[0]"),
+        ({"box_annotations": [box | {"x": 40}]}, "box_annotations[0]"),
+        ({"point_annotations": [{"x": -1, "y": 0, "category_name": "some point"}]}, "point_annotations[0]"),
+        ({"segmentation_annotations": [outline]}, "segmentation_annotations[0]"),
+    ):
+        assert named in detail(await client.put(url, json=wrong), 422)
+    (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
+    assert len(record["box_annotations"]) == 1
+    assert "epochs" in detail(await client.post(f"{L}/trainings", json={"epochs": 3}), 422)
+    assert "no trainer" in detail(await client.post(f"{L}/trainings"), 409)
+    bogus = await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())}, data={"bogus": "1"})
+    assert "'bogus'" in detail(bogus, 422)
+
+
+async def test_uploads_leave_room_for_people(served: Served, client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """507 with what to do; logins and deletes still work."""
+    served.loop.min_free_bytes = 1 << 60
+    for answer in (
+        await served.stranger.post(f"{P}/images", files=pair("a", jpeg())),
+        await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())}),
+        await client.post(f"{P}/openvino", files={"files": ("a.zip", model_zip(a="x"))}),
+    ):
+        assert "MIN_FREE_DISK_BYTES" in detail(answer, 507)
+    assert (
+        await served.stranger.post("/api/login", data={"username": "admin", "password": "admin"})
+    ).status_code == 200
+    assert (await client.delete(L)).status_code == 200
+
+
 async def test_detections_are_attached_once(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
     """The same again takes the place of what was there; images that have gone are passed over, unless all have."""
     (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())})).json()["image_ids"]
@@ -405,6 +444,19 @@ async def test_a_training_from_its_beginning_to_its_end(client: httpx.AsyncClien
     assert trainer.begun[-1][2]["base_model_uuid"] == kept["id"]
     assert (await client.post(f"{L}/trainings/2/stop")).status_code == 200
     assert trainer.ended == ["stop"]
+
+
+async def test_a_training_whose_trainer_is_gone_can_be_aborted(
+    served: Served, client: httpx.AsyncClient, trainer: Trainer
+) -> None:
+    """And not be stopped: its model is with the trainer."""
+    await client.post(f"{L}/trainings", json={})
+    await trainer.report("running")
+    served.loop.links.remove(next(peer for peer in served.loop.links._links))
+    assert "not connected" in detail(await client.post(f"{L}/trainings/1/stop"), 409)
+    assert (await client.post(f"{L}/trainings/1/abort")).status_code == 200
+    said = (await client.get(f"{L}/trainings/1")).json()
+    assert (said["state"], bool(said["ended"])) == ("aborted", True)
 
 
 async def test_a_training_that_cannot_begin_says_why(client: httpx.AsyncClient) -> None:

@@ -115,6 +115,7 @@ class _Rest:
     async def upload_images(self, organization: str, project: str) -> Response:
         self.loop.uploads.take(client_address(), trio.current_time())
         found = await self.loop.project(organization, project)
+        await self.loop.check_room(request.content_length)
         async with receive_form(
             request, folder=self.loop.folders.incoming, max_bytes=self.loop.max_batch_bytes
         ) as form:

@@ -39,7 +39,7 @@ from .loop import LocalLoop
 from .models import find_by_version, set_target
 from .nodes import NodeKind, list_nodes
 from .projects import Project, create_project, find_project
-from .requests import read_json, server_address
+from .requests import read_json, read_order, server_address
 from .trainings import accept, begin, describe, end, find_training, list_trainings
 
 __all__ = ["management_endpoints"]
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 _LOCAL: Final = "/api/local/<organization>/<project>"
 _OBJECT: Final = {"type": "object"}
 _FILES: Final = {"type": "array", "items": {"type": "string", "format": "binary"}}
-_IMPORT: Final = {
+_IMPORT: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "files": _FILES,
@@ -60,7 +60,7 @@ _IMPORT: Final = {
     },
     "required": ["files"],
 }
-_MAX_COCO_BYTES: Final = 256 << 20
+_MAX_COCO_BYTES: Final = 32 << 20
 
 
 def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
@@ -168,10 +168,11 @@ class _Rest:
     # projects
 
     async def create(self) -> Response:
-        order = await read_json(NewProject)
+        order = await read_order(NewProject)
         made = await self.loop.database.write(
             lambda db: create_project(db, order.organization, order.project, order.categories)
         )
+        log.info("project %s/%s was made", made.organization, made.project)
         return json_answer(_described(made))
 
     async def show(self, organization: str, project: str) -> Response:
@@ -187,15 +188,22 @@ class _Rest:
 
     async def import_images(self, organization: str, project: str) -> Response:
         found = await self.loop.project(organization, project)
+        await self.loop.check_room(request.content_length)
         async with receive_form(
             request, folder=self.loop.folders.incoming, max_bytes=self.loop.max_batch_bytes
         ) as form:
             work = partial(self._stage, found, form)
             staged, unmatched = await trio.to_thread.run_sync(work, limiter=self.loop.workers)
             ids = await self.loop.add_images(found, staged)
+        log.info("%d images were imported into %s/%s", len(ids), organization, project)
         return json_answer({"image_ids": ids, "imported": len(ids), "annotations_without_image": unmatched})
 
     def _stage(self, project: Project, form: ReceivedForm) -> tuple[list[NewImage], list[str]]:
+        unknown = {file.field for file in form.files} | form.fields.keys()
+        if unknown := unknown - _IMPORT["properties"].keys():
+            raise InputError(
+                f"{min(unknown)[:40]!r}: there is no such field; there are {', '.join(_IMPORT['properties'])}"
+            )
         images = [file for file in form.files if file.field == "files"]
         if not images:
             raise InputError("files: no image came; send JPEG files in the field `files`")
@@ -216,13 +224,13 @@ class _Rest:
         return staged, coco.unmatched([file.filename for file in images]) if coco else []
 
     async def annotate(self, organization: str, project: str, image_id: str) -> Response:
-        given = await read_json(AnnotationSet)
+        given = await read_order(AnnotationSet)
         found = await self.loop.project(organization, project)
         await self.loop.database.write(lambda db: change_annotations(db, found, image_id, given))
         return json_answer({})
 
     async def move(self, organization: str, project: str) -> Response:
-        order = await read_json(StateChange)
+        order = await read_order(StateChange)
         found = await self.loop.project(organization, project)
         moved = await self.loop.database.write(lambda db: change_state(db, found, order.ids, order.state))
         return json_answer({"moved": moved})
@@ -230,7 +238,7 @@ class _Rest:
     # models and trainings
 
     async def choose_target(self, organization: str, project: str) -> Response:
-        order = await read_json(TargetChange)
+        order = await read_order(TargetChange)
         found = await self.loop.project(organization, project)
         model_id = await self.loop.database.write(lambda db: set_target(db, found, order.version))
         return json_answer({"model_uuid": model_id, "version": order.version})
@@ -245,7 +253,7 @@ class _Rest:
         return json_answer(await self.loop.database.read(lambda db: describe(db, found, number, host=host)))
 
     async def begin_training(self, organization: str, project: str) -> Response:
-        order = await read_json(NewTraining)
+        order = await read_order(NewTraining)
         found = await self.loop.project(organization, project)
         link = self.loop.links.find(NodeKind.TRAINER, order.trainer)
         if link is None:
@@ -260,6 +268,7 @@ class _Rest:
             )
             raise Conflict(refusal)
         await self.loop.database.write(lambda db: accept(db, found, number))
+        log.info("trainer %s has begun training %d of %s", link.name, number, found.resource)
         return json_answer({"training_number": number, "id": details["id"]})
 
     async def stop_training(self, organization: str, project: str, number: int) -> Response:
@@ -275,6 +284,10 @@ class _Rest:
         if row["ended"]:
             raise Conflict(f"training {number} is over")
         link = self.loop.links.find(NodeKind.TRAINER, row["trainer_id"])
+        if link is None and event == "abort_training":
+            gone = "aborted while its trainer was not connected"
+            await self.loop.database.write(lambda db: end(db, row, state="aborted", error=gone))
+            return json_answer({})
         if link is None:
             raise Conflict(f"the trainer of training {number}, {row['trainer_name']}, is not connected")
         if refusal := await link.refusal_of(event):
@@ -293,7 +306,7 @@ class _Rest:
         return json_answer(unstructure(answer))
 
     async def user_logout(self, node_id: str) -> Response:
-        given = await read_json(UserLogout)
+        given = await read_order(UserLogout)
         answer = await self._annotator(node_id).ask("user_logout", given.frontend_id)
         return json_answer(unstructure(answer))
 

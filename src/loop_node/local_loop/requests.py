@@ -1,7 +1,7 @@
 """What the doors of the Learning Loop share: who asks, JSON and forms that came in, and how an endpoint is guarded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -11,13 +11,13 @@ from attrs import evolve, frozen
 from quart import Response, request
 
 from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError, TooLarge
-from loop_node.schemas.wire import structure
+from loop_node.schemas.wire import structure, structure_strictly
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
 from loop_node.serving.uploads import read_body, split_multipart
 
 from .accounts import Accounts
 
-__all__ = ["Guard", "client_address", "read_form", "read_json", "required", "server_address"]
+__all__ = ["Guard", "client_address", "read_form", "read_json", "read_order", "required", "server_address"]
 
 T = TypeVar("T")
 
@@ -48,28 +48,45 @@ class Guard:
         return guarded
 
 
-async def read_json(kind: type[T], *, max_bytes: int | None = None) -> T:
-    """The body as an instance of `kind`; `max_bytes` is a bound below that of all bodies.
+async def read_order(kind: type[T]) -> T:
+    """What a person or a script asks for; as `read_json`, but fields that `kind` does not have are faults, and no body is {}."""
+    return await read_json(kind, read=structure_strictly, empty=b"{}")
+
+
+async def read_json(
+    kind: type[T],
+    *,
+    max_bytes: int | None = None,
+    read: Callable[[type[T], object], T] = structure,
+    empty: bytes = b"",
+) -> T:
+    """The body as an instance of `kind`.
+
+    Args:
+        kind: A class, or what `structure` takes.
+        max_bytes: A bound below that of all bodies.
+        read: How the parsed body becomes an instance.
+        empty: What stands for no body.
 
     Raises:
         Malformed: No JSON.
         SchemaError: Other fields than `kind` has.
         TooLarge: Over one of the two bounds.
     """
-    body = await read_body(request)
+    body = await read_body(request) or empty
     if max_bytes is not None and len(body) > max_bytes:
         raise TooLarge(f"the body is larger than {max_bytes} bytes")
     if len(body) < _LARGE_JSON_BYTES:
-        return _parsed(kind, body)
-    return await trio.to_thread.run_sync(_parsed, kind, body, limiter=_large_json)
+        return _parsed(kind, body, read)
+    return await trio.to_thread.run_sync(_parsed, kind, body, read, limiter=_large_json)
 
 
-def _parsed(kind: type[T], body: bytes) -> T:
+def _parsed(kind: type[T], body: bytes, read: Callable[[type[T], object], T]) -> T:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body must be JSON: {error}") from None
-    return structure(kind, value)
+    return read(kind, value)
 
 
 async def read_form() -> Mapping[str, str]:

@@ -298,9 +298,9 @@ class Settings:
     min_free_disk_bytes: int = _variable(
         "MIN_FREE_DISK_BYTES",
         whole_number(0, 2**50),
-        "Room on the disk that the outbox and model downloads leave free",
+        "Room on the disk that the outbox, model downloads and uploads to an embedded Learning Loop leave free",
         default=500_000_000,
-        verbs=DETECTING,
+        verbs=("detector", "demo", "loop"),
     )
     keep_models: int = _variable(
         "KEEP_MODELS",
