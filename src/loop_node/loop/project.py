@@ -26,7 +26,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGN
 _VERSION: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,5}")
 _NOT_FOUND: Final = 404
 _POLL_S: Final = 15.0  # a few hundred bytes, asked for every 5 s: operators are to hear soon that none come
-_UPLOAD_S: Final = 300.0  # for each 64 KiB: what a thin line has in its buffers counts as sent
+_UPLOAD_S: Final = 120.0  # for each 64 KiB: what a thin line has in its buffers counts as sent
 
 
 @frozen(kw_only=True)
