@@ -1,11 +1,12 @@
 """`loop-node loop ...`: the embedded Learning Loop, and what people do with one that runs.
 
 The verbs talk to the Loop at LOOP_HOST, by default the one on this machine, as LOOP_USERNAME with LOOP_PASSWORD.
+Answers go to stdout, an answer without anything in it included.
 """
 
 import argparse
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,24 +15,24 @@ from urllib.parse import quote
 import trio
 from attrs import frozen
 
-from loop_node.errors import InputError, LoopRefused
-from loop_node.local_loop.coco_files import CocoParts, read_coco_file
+from loop_node.errors import InputError, LoopError, LoopRefused, SettingsError
+from loop_node.local_loop.accounts import DEFAULT_USER
 from loop_node.loop.address import loop_url
 from loop_node.loop.client import LoopAccess, LoopClient, open_loop_client
+from loop_node.loop.faults import FaultKind
 from loop_node.loop.multipart import FilePart
 from loop_node.settings import Settings
 
-from .terminal import progress, say, steps_of_bytes
+from .loop_import import import_images
+from .terminal import counted, progress, say, steps_of_bytes, unusable
 
 __all__ = ["ASKING_VERBS", "add_asking_verbs", "run_asking_verb"]
 
-DEFAULT_USER: Final = ("admin", "admin")
 _STATES: Final = ("inbox", "annotate", "review", "complete", "trash")
 _SETS: Final = ("train", "test", "val")
-_IMAGES_AT_ONCE: Final = 50
-_BYTES_AT_ONCE: Final = 32 << 20
 _LONGEST_DOWNLOAD_BYTES: Final = 1 << 40
 _POLL_S: Final = 1.0
+_NO_LOGIN_THERE: Final = (404, 405)
 ASKING_VERBS: Final = ("project", "import", "images", "model", "train", "nodes")
 
 
@@ -79,6 +80,11 @@ def _hyperparameter(text: str) -> tuple[str, Any]:
 
 def add_asking_verbs(parser: argparse.ArgumentParser) -> None:
     """The verbs below `loop-node loop`; without one, the Loop itself runs."""
+    parser.description = "Without a VERB, run a Learning Loop on this machine; with one, ask a Learning Loop that runs."
+    parser.epilog = (
+        "The verbs ask the Learning Loop at LOOP_HOST (default: the one on this machine) as LOOP_USERNAME with "
+        "LOOP_PASSWORD, which are also the user of the Learning Loop that is run here."
+    )
     verbs = parser.add_subparsers(dest="asks", metavar="VERB")
     _add_project(verbs.add_parser("project", help="list, make or delete projects"))
     _add_import(verbs.add_parser("import", help="take in JPEG files, perhaps with a COCO file"))
@@ -116,16 +122,17 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
     delete = add("delete", _delete, "delete a project and all that belongs to it")
     delete.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     delete.add_argument("--keep-images", action="store_true", help="keep the image files in the Loop's kept_images")
+    delete.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(ask=_import)
+    parser.set_defaults(ask=import_images)
     parser.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="JPEG files, or folders of them")
     parser.add_argument("--annotations", type=Path, metavar="COCO.json", help="matched by file name")
     parser.add_argument("--state", choices=_STATES, default="inbox")
     parser.add_argument("--set", dest="data_set", choices=_SETS, default="train")
-    parser.add_argument("--tag", dest="tags", action="append", default=[], help="may be given again")
+    parser.add_argument("--tag", dest="tags", action="append", default=[], metavar="TAG", help="may be given again")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +147,14 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--state", choices=_STATES, help="of the images; default: all but trash")
     move.add_argument("--to", required=True, choices=_STATES)
     move.add_argument(
-        "--id", dest="ids", action="append", default=[], help="may be given again; default: all of --state"
+        "--id",
+        dest="ids",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="may be given again; default: all of --state",
     )
-    download.add_argument("folder", type=Path)
+    download.add_argument("folder", type=Path, metavar="FOLDER")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -154,11 +166,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     for action in (ls, upload, target, download):
         action.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     for action in (target, download):
-        action.add_argument("version")
+        action.add_argument("version", metavar="VERSION")
     upload.add_argument("files", type=Path, nargs="+", metavar="FILE", help="one zip, or the model's files")
-    download.add_argument("file", type=Path, help="the zip to write")
+    download.add_argument("file", type=Path, metavar="FILE", help="the zip to write")
     for action in (upload, download):
-        action.add_argument("--format", dest="model_format", default="openvino")
+        action.add_argument("--format", dest="model_format", default="openvino", metavar="FORMAT")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -171,9 +183,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     for action in (ls, begin, watch, stop, abort):
         action.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     for action in (watch, stop, abort):
-        action.add_argument("number", type=int)
-    begin.add_argument("--trainer", help="id or name; default: one that is idle")
-    begin.add_argument("--variant", default="", help="the model's architecture")
+        action.add_argument("number", type=int, metavar="NUMBER")
+    begin.add_argument("--trainer", metavar="TRAINER", help="id or name; default: one that is idle")
+    begin.add_argument("--variant", default="", metavar="VARIANT", help="the model's architecture")
     begin.add_argument("--base", metavar="VERSION", help="the model to start from")
     begin.add_argument(
         "--set", dest="hyperparameters", type=_hyperparameter, action="append", default=[], metavar="NAME=VALUE"
@@ -185,18 +197,21 @@ def run_asking_verb(options: argparse.Namespace, settings: Settings) -> None:
     """Ask the Loop, and print what it says.
 
     Raises:
+        SettingsError: There is a user without a password, or a password without a user.
         LoopError: It was not reached, or it said no.
         InputError: A file on this side cannot be read or written.
     """
+    access = _access(settings)
 
     async def ask() -> None:
-        async with _client(settings) as client:
-            await options.ask(client, options)
+        async with open_loop_client(access) as client:
+            with _refused_login_explained(access):
+                await options.ask(client, options)
 
     try:
         trio.run(ask)
     except* OSError as errors:  # those of the network have become LoopErrors
-        raise InputError("; ".join(_no_file(error) for error in _leaves(errors))) from None
+        raise InputError("; ".join(unusable(error) for error in _leaves(errors))) from None
 
 
 def _leaves(errors: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
@@ -207,30 +222,46 @@ def _leaves(errors: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield from _leaves(error)
 
 
-def _no_file(error: OSError) -> str:
-    return f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
-
-
-@asynccontextmanager
-async def _client(settings: Settings) -> AsyncIterator[LoopClient]:
+def _access(settings: Settings) -> LoopAccess:
     username, password = settings.loop_username, settings.loop_password
-    if username is None and password is None:
+    if (username is None) != (password is None):
+        raise SettingsError(["LOOP_USERNAME and LOOP_PASSWORD: the Learning Loop's user needs both"])
+    if username is None:
         username, password = DEFAULT_USER
-    access = LoopAccess(
+    return LoopAccess(
         url=loop_url(settings.loop_host or f"http://127.0.0.1:{settings.node_port}"),
         username=username,
         password=password,
         ca_file=settings.loop_ssl_cert_path,
     )
-    async with open_loop_client(access) as client:
-        yield client
+
+
+@contextmanager
+def _refused_login_explained(access: LoopAccess) -> Iterator[None]:
+    """In words of ours: those of the Loop may hold the password, and are of no use once it is blotted out."""
+    try:
+        yield
+    except LoopRefused as refusal:
+        if refusal.kind != FaultKind.LOGIN:
+            raise
+        if refusal.status in _NO_LOGIN_THERE:
+            said = f"what answers at {access.url} is no Learning Loop (it knows no login): check LOOP_HOST"
+        else:
+            said = (
+                f"the Learning Loop at {access.url} does not let in the user {access.username} with this password: "
+                "check LOOP_USERNAME and LOOP_PASSWORD"
+            )
+        raise LoopError(said) from None
 
 
 # projects
 
 
 async def _projects(client: LoopClient, _options: argparse.Namespace) -> None:
-    for one in (await client.get_json("/projects"))["projects"]:
+    projects = (await client.get_json("/projects"))["projects"]
+    if not projects:
+        say("no projects")
+    for one in projects:
         categories = ", ".join(f"{category['name']} ({category['type']})" for category in one["categories"])
         say(f"{one['organization_id']}/{one['project_id']}: {categories or 'no categories'}")
 
@@ -243,70 +274,18 @@ async def _create(client: LoopClient, options: argparse.Namespace) -> None:
 
 
 async def _delete(client: LoopClient, options: argparse.Namespace) -> None:
+    place: _Place = options.place
+    images = sum((await client.get_json(place.local))["images"].values())
+    models = len((await client.get_json(f"{place.contract}/models"))["models"])
+    held = f"{place.organization}/{place.project}: {counted(images, 'image')}, {counted(models, 'model')}"
+    if not options.yes:
+        raise InputError(f"nothing was deleted; with --yes this goes for good: {held}")
     query = "?keep_images=true" if options.keep_images else ""
-    await client.send_json("DELETE", f"{options.place.contract}{query}", {})
-    say("deleted")
+    await client.send_json("DELETE", f"{place.contract}{query}", {})
+    say(f"deleted {held}{' (the image files are in kept_images)' if options.keep_images else ''}")
 
 
 # images
-
-
-async def _import(client: LoopClient, options: argparse.Namespace) -> None:
-    files = await trio.to_thread.run_sync(_jpeg_files, options.paths)
-    coco = await trio.to_thread.run_sync(read_coco_file, options.annotations) if options.annotations else None
-    fields = {"state": [options.state], "set": [options.data_set], "tags": [",".join(options.tags)]}
-    imported = 0
-    with progress(len(files), "images") as advance:
-        for batch in _batches(files):
-            answer = await client.send_files(
-                "POST", f"{options.place.local}/import", _import_parts(batch, coco), fields=fields
-            )
-            imported += answer["imported"]
-            advance(len(batch))
-    left = coco.names - {file.name for file in files} if coco else set()
-    say(f"imported {imported} images")
-    if left:
-        say(f"{len(left)} images of the COCO file were not among them, for example {min(left)}")
-
-
-def _jpeg_files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InputError(f"there is no file or folder {path}")
-    if not files:
-        raise InputError(f"no .jpg or .jpeg file in {', '.join(map(str, paths))}")
-    return files
-
-
-def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    size_bytes = 0
-    for file in files:
-        own_bytes = file.stat().st_size
-        is_second_of_its_name = file.name in {one.name for one in batch}
-        if batch and (
-            len(batch) == _IMAGES_AT_ONCE or size_bytes + own_bytes > _BYTES_AT_ONCE or is_second_of_its_name
-        ):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(file)
-        size_bytes += own_bytes
-    yield batch
-
-
-def _import_parts(batch: Sequence[Path], coco: CocoParts | None) -> list[FilePart]:
-    parts = [FilePart(field="files", filename=file.name, content=file, content_type="image/jpeg") for file in batch]
-    if coco is not None:
-        document = coco.part_for({file.name for file in batch})
-        parts.append(
-            FilePart(field="annotations", filename="coco.json", content=document, content_type="application/json")
-        )
-    return parts
 
 
 async def _count(client: LoopClient, options: argparse.Namespace) -> None:
@@ -322,19 +301,23 @@ async def _list_images(client: LoopClient, options: argparse.Namespace) -> None:
 async def _move(client: LoopClient, options: argparse.Namespace) -> None:
     ids = options.ids or await _ids(client, options)
     answer = await client.send_json("PUT", f"{options.place.local}/images/state", {"ids": ids, "state": options.to})
-    say(f"moved {answer['moved']} images to {options.to}")
+    say(f"moved {counted(answer['moved'], 'image')} to {options.to}")
 
 
 async def _download_images(client: LoopClient, options: argparse.Namespace) -> None:
     ids = await _ids(client, options)
     await trio.Path(options.folder).mkdir(parents=True, exist_ok=True)
+    written = 0
     with progress(len(ids), "images") as advance:
         for image_id in ids:
             target = options.folder / f"{image_id}.jpg"
             if not await trio.Path(target).exists():
                 path = f"{options.place.contract}/images/{image_id}/main"
                 await client.download(path, target, max_bytes=_LONGEST_DOWNLOAD_BYTES)
+                written += 1
             advance(1)
+    there = f" ({len(ids) - written} were there already)" if written < len(ids) else ""
+    say(f"wrote {counted(written, 'image')} to {options.folder}{there}")
 
 
 async def _ids(client: LoopClient, options: argparse.Namespace) -> list[str]:
@@ -347,7 +330,10 @@ async def _ids(client: LoopClient, options: argparse.Namespace) -> list[str]:
 
 
 async def _models(client: LoopClient, options: argparse.Namespace) -> None:
-    for one in (await client.get_json(f"{options.place.contract}/models"))["models"]:
+    models = (await client.get_json(f"{options.place.contract}/models"))["models"]
+    if not models:
+        say("no models")
+    for one in models:
         mark = "  <- deployment target" if one["is_target"] else ""
         say(f"{one['version']:8} {', '.join(one['formats']) or 'no file':30} {one['created']}  {one['comment']}{mark}")
 
@@ -385,7 +371,10 @@ async def _download_model(client: LoopClient, options: argparse.Namespace) -> No
 
 
 async def _trainings(client: LoopClient, options: argparse.Namespace) -> None:
-    for one in (await client.get_json(f"{options.place.local}/trainings"))["trainings"]:
+    trainings = (await client.get_json(f"{options.place.local}/trainings"))["trainings"]
+    if not trainings:
+        say("no trainings")
+    for one in trainings:
         say(_training_line(one))
 
 
@@ -441,7 +430,10 @@ def _training_line(one: dict[str, Any]) -> str:
 
 
 async def _nodes(client: LoopClient, _options: argparse.Namespace) -> None:
-    for one in (await client.get_json("/local/nodes"))["nodes"]:
+    nodes = (await client.get_json("/local/nodes"))["nodes"]
+    if not nodes:
+        say("no nodes")
+    for one in nodes:
         place = f"  {one['organization']}/{one['project']}" if one["project"] else ""
         state = one["status"].get("state") or "?"
         how = "connected" if one["connected"] else f"seen {one['seen']}"
