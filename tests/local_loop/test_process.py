@@ -78,7 +78,7 @@ async def test_people_use_it_by_its_verbs(nodes: Launcher, tmp_path: Path, jpeg:
     assert "wrote 60 images" in await said("images", "download", "org/proj", str(tmp_path / "back"))
     again = await said("images", "download", "org/proj", str(tmp_path / "back"))
     assert "wrote no images" in again
-    assert "(60 were there already)" in again
+    assert "(there already: 60)" in again
     assert sorted(file.read_bytes() for file in (tmp_path / "back").iterdir()) == sorted(
         file.read_bytes() for file in photos.iterdir()
     )

@@ -316,7 +316,7 @@ async def _download_images(client: LoopClient, options: argparse.Namespace) -> N
                 await client.download(path, target, max_bytes=_LONGEST_DOWNLOAD_BYTES)
                 written += 1
             advance(1)
-    there = f" ({len(ids) - written} were there already)" if written < len(ids) else ""
+    there = f" (there already: {len(ids) - written})" if written < len(ids) else ""
     say(f"wrote {counted(written, 'image')} to {options.folder}{there}")
 
 
