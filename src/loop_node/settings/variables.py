@@ -349,7 +349,7 @@ class Settings:
     max_uploads_per_minute: int = _variable(
         "MAX_UPLOADS_PER_MINUTE",
         whole_number(0, 1_000_000),
-        "Image uploads of one client a minute; more are answered 429; 0 is no limit",
+        "Image uploads of one node a minute (imports are not counted); more are answered 429; 0 is no limit",
         default=0,
         verbs=LOCAL,
     )
