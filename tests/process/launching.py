@@ -20,12 +20,6 @@ PATIENCE_S = 40
 """For whatever must happen at some time; the machine may be slow and busy with other things."""
 
 
-def whole_body(**fields: Any) -> dict[str, Any]:
-    """A form as bytes, for clients whose server is killed: httpx leaves the generator of a streamed one to the collector."""
-    request = httpx.Request("POST", "http://anywhere", **fields)
-    return {"content": request.read(), "headers": {"content-type": request.headers["content-type"]}}
-
-
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "SYSTEMROOT")
 
 

@@ -67,7 +67,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
     """The table of the management endpoints, not yet guarded."""
     rest = _Rest(loop)
     return [
-        _endpoint("POST", "/api/local/projects", rest.create, "Make a project.", (409, 422), json_body=_OBJECT),
+        _endpoint("POST", "/api/local/projects", rest.create, "Make a project.", (409, 422), json_body=NewProject),
         _endpoint("GET", _LOCAL, rest.show, "A project and the number of its images by state.", (404,)),
         _endpoint("DELETE", _LOCAL, rest.delete, "Delete a project and all that belongs to it.", (404,)),
         _endpoint(
@@ -85,7 +85,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.annotate,
             "Put these in the place of all annotations of an image.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=AnnotationSet,
         ),
         _endpoint(
             "PUT",
@@ -93,7 +93,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.move,
             "Move images to a state, all or none.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=StateChange,
         ),
         _endpoint(
             "PUT",
@@ -101,7 +101,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.choose_target,
             "Choose the version that detectors are to follow.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=TargetChange,
         ),
         _endpoint("GET", f"{_LOCAL}/trainings", rest.trainings, "All trainings, the newest first.", (404,)),
         _endpoint(
@@ -110,7 +110,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.begin_training,
             "Let a connected trainer begin a training.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=NewTraining,
         ),
         _endpoint(
             "GET",
@@ -140,7 +140,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.user_input,
             "Hand an input of the annotation view to an annotator; answers what it answers.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=UserInput,
         ),
         _endpoint(
             "POST",
@@ -148,7 +148,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.user_logout,
             "Tell an annotator that a person has left.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=UserLogout,
         ),
     ]
 
