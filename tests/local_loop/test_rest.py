@@ -412,6 +412,8 @@ async def test_a_training_from_its_beginning_to_its_end(client: httpx.AsyncClien
     assert len(details["categories"]) == 4
     assert "busy with training 1" in detail(await client.post(f"{L}/trainings", json={}), 409)
     await trainer.report("idle")  # from before it took the training
+    await trainer.report("running", progress=7)
+    assert (await client.get(f"{L}/trainings/1")).json()["progress"] == 1
     await trainer.report("running", progress=0.5, errors={"run_training": "hot"})
     said = (await client.get(f"{L}/trainings/1")).json()
     assert (said["state"], said["progress"], said["errors"], said["ended"]) == (
