@@ -40,7 +40,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int = MAX_UNPACKED_BYTES, ma
         ModelError: It is no zip, is broken, is over a bound, or names something outside of its folder;
             or the disk is at fault, whose error is the cause then.
     """
-    with _usable(str(archive)):
+    with _usable(archive.name):
         with archive.open("rb") as stream:
             name = f"{archive.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
         folder = into / name
@@ -159,20 +159,20 @@ def _opened(archive: Path, called: str, max_entries: int) -> Iterator[zipfile.Zi
 
 def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int) -> None:
     with (
-        _opened(archive, str(archive), max_entries) as unpacked,
+        _opened(archive, archive.name, max_entries) as unpacked,
         tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder.parent) as name,
     ):
         whole = Path(name) / "model"
         whole.mkdir()
         room_bytes = max_bytes
         for entry in unpacked.infolist():
-            target = whole / _checked_name(str(archive), entry)
+            target = whole / _checked_name(archive.name, entry)
             if entry.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with unpacked.open(entry) as source, target.open("xb") as sink:
-                room_bytes = _copy(str(archive), source, sink, room_bytes, max_bytes)
+                room_bytes = _copy(archive.name, source, sink, room_bytes, max_bytes)
         try:
             whole.rename(folder)
         except OSError:
