@@ -315,6 +315,59 @@ async def test_people_annotate_and_move_images(client: httpx.AsyncClient, jpeg: 
     assert "state" in detail(await client.get(f"{P}/data", params={"state": "limbo"}), 422)
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"box_anotations": []}, "box_anotations: there is no such field, only box_annotations, "),
+        ({"box_annotations": [{"x": 1, "y": 1, "width": 2, "height": 2, "label": "a"}]}, "box_annotations[0].label: "),
+        ({"classification_annotation": {"name": "a"}}, "classification_annotation.name: "),
+        ({"segmentation_annotations": [{"shape": {"pts": []}}]}, "segmentation_annotations[0].shape.pts: "),
+        ({"box_annotations": [{"x": 1, "y": 1, "width": 0, "height": 2}]}, "box_annotations[0]: width and height"),
+        ({"box_annotations": [{"x": 40, "y": 1, "width": 2, "height": 2}]}, "box_annotations[0]: lies outside"),
+        ({"point_annotations": [{"x": -1, "y": 1}]}, "point_annotations[0]: lies outside"),
+        ({"segmentation_annotations": [{"shape": "1,1,2,2"}]}, "an outline has 3 points or more, 2 came"),
+    ],
+)
+async def test_annotations_that_cannot_be_meant_change_nothing(
+    client: httpx.AsyncClient, jpeg: Jpeg, given: dict[str, Any], named: str
+) -> None:
+    """A field that is mistyped, a box without a surface, a mark beside the image: named, and what was there stays."""
+    (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg(40, 30))})).json()["image_ids"]
+    right = {"point_annotations": [{"x": 40, "y": 2, "category_name": "some point"}]}
+    await client.put(f"{L}/images/{one}/annotations", json=right)
+    for marks in given.values():
+        for mark in marks if isinstance(marks, list) else [marks]:
+            mark["category_name"] = "some box"
+    assert named in detail(await client.put(f"{L}/images/{one}/annotations", json=given), 422)
+    detail(await client.put(f"{L}/images/{one}/annotations", content=b""), 400)
+    (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
+    assert len(record["point_annotations"]) == 1
+    as_read = {"point_annotations": record["point_annotations"]}
+    assert (await client.put(f"{L}/images/{one}/annotations", json=as_read)).status_code == 200
+
+
+async def test_people_hear_of_fields_that_do_not_exist(served: Served, client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """In every body of theirs; nodes may send what they like."""
+    for method, path, body in (
+        (
+            "POST",
+            "/api/local/projects",
+            {"organization": "o", "project": "p", "categories": [{"name": "a", "typ": "box"}]},
+        ),
+        ("PUT", f"{L}/images/state", {"ids": [], "state": "inbox", "typo": 1}),
+        ("PUT", f"{L}/deployment/target", {"version": None, "typo": 1}),
+        ("POST", f"{L}/trainings", {"typo": 1}),
+        ("POST", "/api/local/nodes/n/user_logout", {"frontend_id": "f", "typo": 1}),
+    ):
+        assert "there is no such field" in detail(await client.request(method, path, json=body), 422)
+    files = {"files": ("a.jpg", jpeg())}
+    assert "stat: there is no" in detail(await client.post(f"{L}/import", files=files, data={"stat": "inbox"}), 422)
+    assert await image_ids(client) == []
+    assert "no trainer" in detail(await client.post(f"{L}/trainings"), 409)
+    metadata = {"box_detections": [], "of a later version": 1}
+    assert (await served.stranger.post(f"{P}/images", files=pair("a", jpeg(), metadata))).status_code == 200
+
+
 async def test_detections_are_attached_once(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
     """The same again takes the place of what was there; images that have gone are passed over, unless all have."""
     (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())})).json()["image_ids"]
@@ -623,3 +676,5 @@ async def test_what_comes_without_a_login_is_bounded(client: httpx.AsyncClient, 
     """A status of a detector that is larger than any is refused."""
     said = {"uuid": "u", "name": "n" * 300_000}
     assert (await served.stranger.post(f"{P}/detectors", json=said)).status_code == 413
+    form = {"username": "admin", "password": "x" * 100_000}
+    assert (await served.stranger.post("/api/login", data=form)).status_code == 413

@@ -18,6 +18,7 @@ from loop_node.schemas.wire import structure
 
 from .batches import annotations_of, detections_by_model, merged_detections, stored_annotations
 from .folders import Folders, no_room_is_storage_full, place, sync_files
+from .geometry import refuse_impossible
 from .projects import Project, now, require_project
 from .thumbnails import keep_thumbnail
 
@@ -317,10 +318,11 @@ def change_annotations(db: sqlite3.Connection, project: Project, image_id: str, 
     """Put these in the place of all annotations of an image.
 
     Raises:
-        InputError: A category that the project does not have.
+        InputError: A category that the project does not have, or what the image cannot have.
         NotFound: The project has no such image.
     """
-    require_image(db, project, image_id)
+    row = require_image(db, project, image_id)
+    refuse_impossible(given, row["width"], row["height"])
     kept = stored_annotations(given, image_id, project.categories, strict=True)
     db.execute("UPDATE images SET annotations_json = ? WHERE id = ?", (json.dumps(kept), image_id))
 

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 _LOCAL: Final = "/api/local/<organization>/<project>"
 _OBJECT: Final = {"type": "object"}
 _FILES: Final = {"type": "array", "items": {"type": "string", "format": "binary"}}
-_IMPORT: Final = {
+_IMPORT: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "files": _FILES,
@@ -60,7 +60,7 @@ _IMPORT: Final = {
     },
     "required": ["files"],
 }
-_MAX_COCO_BYTES: Final = 256 << 20
+_MAX_COCO_BYTES: Final = 32 << 20
 
 
 def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
@@ -168,7 +168,7 @@ class _Rest:
     # projects
 
     async def create(self) -> Response:
-        order = await read_json(NewProject)
+        order = await read_json(NewProject, is_exact=True)
         made = await self.loop.database.write(
             lambda db: create_project(db, order.organization, order.project, order.categories)
         )
@@ -196,6 +196,7 @@ class _Rest:
         return json_answer({"image_ids": ids, "imported": len(ids), "annotations_without_image": unmatched})
 
     def _stage(self, project: Project, form: ReceivedForm) -> tuple[list[NewImage], list[str]]:
+        _refuse_unknown_fields(form)
         images = [file for file in form.files if file.field == "files"]
         if not images:
             raise InputError("files: no image came; send JPEG files in the field `files`")
@@ -216,13 +217,13 @@ class _Rest:
         return staged, coco.unmatched([file.filename for file in images]) if coco else []
 
     async def annotate(self, organization: str, project: str, image_id: str) -> Response:
-        given = await read_json(AnnotationSet)
+        given = await read_json(AnnotationSet, is_exact=True)
         found = await self.loop.project(organization, project)
         await self.loop.database.write(lambda db: change_annotations(db, found, image_id, given))
         return json_answer({})
 
     async def move(self, organization: str, project: str) -> Response:
-        order = await read_json(StateChange)
+        order = await read_json(StateChange, is_exact=True)
         found = await self.loop.project(organization, project)
         moved = await self.loop.database.write(lambda db: change_state(db, found, order.ids, order.state))
         return json_answer({"moved": moved})
@@ -230,7 +231,7 @@ class _Rest:
     # models and trainings
 
     async def choose_target(self, organization: str, project: str) -> Response:
-        order = await read_json(TargetChange)
+        order = await read_json(TargetChange, is_exact=True)
         found = await self.loop.project(organization, project)
         model_id = await self.loop.database.write(lambda db: set_target(db, found, order.version))
         return json_answer({"model_uuid": model_id, "version": order.version})
@@ -245,7 +246,7 @@ class _Rest:
         return json_answer(await self.loop.database.read(lambda db: describe(db, found, number, host=host)))
 
     async def begin_training(self, organization: str, project: str) -> Response:
-        order = await read_json(NewTraining)
+        order = await read_json(NewTraining, is_exact=True, may_be_empty=True)
         found = await self.loop.project(organization, project)
         link = self.loop.links.find(NodeKind.TRAINER, order.trainer)
         if link is None:
@@ -293,7 +294,7 @@ class _Rest:
         return json_answer(unstructure(answer))
 
     async def user_logout(self, node_id: str) -> Response:
-        given = await read_json(UserLogout)
+        given = await read_json(UserLogout, is_exact=True)
         answer = await self._annotator(node_id).ask("user_logout", given.frontend_id)
         return json_answer(unstructure(answer))
 
@@ -336,6 +337,15 @@ def _described(project: Project) -> dict[str, Any]:
         "target_model": project.target_model,
         "categories": unstructure(list(project.categories.all)),
     }
+
+
+def _refuse_unknown_fields(form: ReceivedForm) -> None:
+    known = _IMPORT["properties"]
+    unknown = dict.fromkeys(name for name in [*form.fields, *(file.field for file in form.files)] if name not in known)
+    if unknown:
+        raise SchemaError(
+            [f"{name[:60]}: there is no such field, only {', '.join(known)}" for name in list(unknown)[:20]]
+        )
 
 
 def _coco_of(form: ReceivedForm, project: Project) -> CocoFile | None:

@@ -10,7 +10,8 @@ import trio
 from attrs import evolve, frozen
 from quart import Response, request
 
-from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError, TooLarge
+from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError
+from loop_node.schemas.exactness import refuse_unknown_fields
 from loop_node.schemas.wire import structure
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
 from loop_node.serving.uploads import read_body, split_multipart
@@ -21,6 +22,8 @@ __all__ = ["Guard", "client_address", "read_form", "read_json", "required", "ser
 
 T = TypeVar("T")
 
+_MAX_JSON_BYTES: Final = 8 << 20
+_MAX_FORM_BYTES: Final = 64 << 10
 _MAX_FIELDS: Final = 20
 _LARGE_JSON_BYTES: Final = 64 << 10  # takes more than 50 ms to read
 _large_json: Final = trio.CapacityLimiter(1)
@@ -48,27 +51,35 @@ class Guard:
         return guarded
 
 
-async def read_json(kind: type[T], *, max_bytes: int | None = None) -> T:
-    """The body as an instance of `kind`; `max_bytes` is a bound below that of all bodies.
+async def read_json(
+    kind: type[T], *, max_bytes: int = _MAX_JSON_BYTES, is_exact: bool = False, may_be_empty: bool = False
+) -> T:
+    """The body as an instance of `kind`.
+
+    Args:
+        kind: What the body has to be.
+        max_bytes: A larger one is refused.
+        is_exact: Whether fields that `kind` does not have are refused: people mistype, nodes are of other versions.
+        may_be_empty: Whether no body is taken for an empty object.
 
     Raises:
         Malformed: No JSON.
         SchemaError: Other fields than `kind` has.
-        TooLarge: Over one of the two bounds.
+        TooLarge: Over the bound, or over that of all bodies.
     """
-    body = await read_body(request)
-    if max_bytes is not None and len(body) > max_bytes:
-        raise TooLarge(f"the body is larger than {max_bytes} bytes")
+    body = await read_body(request, max_bytes=max_bytes) or (b"{}" if may_be_empty else b"")
     if len(body) < _LARGE_JSON_BYTES:
-        return _parsed(kind, body)
-    return await trio.to_thread.run_sync(_parsed, kind, body, limiter=_large_json)
+        return _parsed(kind, body, is_exact)
+    return await trio.to_thread.run_sync(_parsed, kind, body, is_exact, limiter=_large_json)
 
 
-def _parsed(kind: type[T], body: bytes) -> T:
+def _parsed(kind: type[T], body: bytes, is_exact: bool) -> T:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body must be JSON: {error}") from None
+    if is_exact:
+        refuse_unknown_fields(kind, value)
     return structure(kind, value)
 
 
@@ -77,8 +88,9 @@ async def read_form() -> Mapping[str, str]:
 
     Raises:
         Malformed: Neither of them.
+        TooLarge: No small one.
     """
-    body = await read_body(request)
+    body = await read_body(request, max_bytes=_MAX_FORM_BYTES)
     if request.mimetype == "multipart/form-data":
         try:
             parts = split_multipart(body, request.mimetype_params.get("boundary", ""))
