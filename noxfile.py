@@ -9,12 +9,13 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+BENCHMARKS = ("socketio_round_trip", "outbox_backlog", "local_loop", "detect_beside_a_bad_loop")
 LINTED = ("src", "tests", "examples", "bench", "noxfile.py")
 ASYNC_RULES = (
     "--select=ASYNC1,ASYNC2,ASYNC3,ASYNC4",
     "--ignore=ASYNC122,ASYNC124,ASYNC127",  # 122 is of no concern to this trio; quart's views are async without awaiting; httpx is the product owner's choice
     "--per-file-ignores=tests/*:ASYNC110",  # another process can only be polled
-    "--startable-in-context-manager=supervise,watch_signals,_run_peer",  # ours that report started
+    "--startable-in-context-manager=supervise,watch_signals,_run_peer,_serve_loop,_serve",  # ours that report started
     "--max-line-length=120",
 )
 
@@ -102,7 +103,23 @@ def load(session: nox.Session) -> None:
 
 
 @nox.session
-def bench(session: nox.Session) -> None:
-    """Ratios against the stack of the existing nodes, side by side in one run."""
+def loop(session: nox.Session) -> None:
+    """What we ask of a Learning Loop: of the one that LOOP_HOST, LOOP_USERNAME and LOOP_PASSWORD name, else of ours."""
     install(session, "tests")
-    session.run("python", "bench/socketio_round_trip.py", *session.posargs)
+    session.run("pytest", "-m", "loop", "tests/process", *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """A detector killed a thousand times while images come and go; about an hour."""
+    install(session, "tests")
+    session.run("pytest", "tests/process/test_crash.py", "-rP", env={"CRASH_CYCLES": "1000"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks, one after another; `nox -s bench -- outbox_backlog --images 1000` runs one of them."""
+    install(session, "tests")
+    wanted, *options = session.posargs or [""]
+    for name in [wanted] if wanted else BENCHMARKS:
+        session.run("python", f"bench/{name}.py", *options)

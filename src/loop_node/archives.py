@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import time
 import zipfile
@@ -19,6 +20,8 @@ __all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "copy_entries", "read_file", "un
 
 MAX_UNPACKED_BYTES: Final = 4 * 2**30
 MAX_ENTRIES: Final = 10_000
+_LONGEST_END_BYTES: Final = 22 + 0xFFFF + 20  # with its comment, and what points to a zip64 end
+_IN_ZIP64: Final = 0xFFFF
 _CHUNK_BYTES: Final = 2**20
 _MAX_NAME_BYTES: Final = 255
 _UNFINISHED: Final = "unfinished-"
@@ -75,9 +78,9 @@ def copy_entries(
     """
     copied: dict[str, None] = {}
     folders: set[str] = set()
-    with _usable(called), zipfile.ZipFile(archive) as source:
+    with _usable(called), _opened(archive, called, max_entries) as source:
         room_bytes = max_bytes
-        for entry in _few_entries(called, source, max_entries):
+        for entry in source.infolist():
             name = str(_checked_name(called, entry))
             if entry.is_dir() or name in leave_out:
                 continue
@@ -97,7 +100,7 @@ def read_file(archive: Path, name: str, *, called: str, max_bytes: int) -> bytes
     Raises:
         ModelError: No usable zip, or the file has more than `max_bytes`.
     """
-    with _usable(called), zipfile.ZipFile(archive) as source:
+    with _usable(called), _opened(archive, called, MAX_ENTRIES) as source:
         entries = [entry for entry in source.infolist() if str(PurePosixPath(entry.filename)) == name]
         if not entries:
             return None
@@ -121,23 +124,48 @@ def _usable(called: str) -> Iterator[None]:
         raise ModelError(f"{called} cannot be unpacked: {error}") from error  # the disk, not the zip
 
 
-def _few_entries(called: str, archive: zipfile.ZipFile, max_entries: int) -> list[zipfile.ZipInfo]:
-    entries = archive.infolist()
-    if len(entries) > max_entries:
-        raise ModelError(f"{called} has {len(entries)} entries, more than {max_entries}")
-    return entries
+def _announced_entries(archive: Path) -> int:
+    """How many entries the end of a zip announces (APPNOTE.TXT, 4.3.14 and 4.3.16); 0 where it cannot be told.
+
+    To be looked at first: the library reads a directory of any length before it says how long it is.
+    """
+    with archive.open("rb") as stream:
+        stream.seek(max(0, archive.stat().st_size - _LONGEST_END_BYTES))
+        tail = stream.read()
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or len(tail) < at + 22:
+            return 0
+        (entries,) = struct.unpack_from("<H", tail, at + 10)
+        locator = tail.rfind(b"PK\x06\x07", 0, at)
+        if entries == _IN_ZIP64 and locator >= 0:
+            (place,) = struct.unpack_from("<Q", tail, locator + 8)
+            stream.seek(place)
+            end = stream.read(40)
+            return int(struct.unpack_from("<Q", end, 32)[0]) if end.startswith(b"PK\x06\x06") else 0
+    return int(entries)
+
+
+@contextmanager
+def _opened(archive: Path, called: str, max_entries: int) -> Iterator[zipfile.ZipFile]:
+    announced = _announced_entries(archive)
+    if announced > max_entries:
+        raise ModelError(f"{called} has {announced} entries, more than {max_entries}")
+    with zipfile.ZipFile(archive) as opened:
+        entries = len(opened.infolist())
+        if entries > max_entries:
+            raise ModelError(f"{called} has {entries} entries, more than {max_entries}")
+        yield opened
 
 
 def _unpack_whole(archive: Path, folder: Path, max_bytes: int, max_entries: int) -> None:
     with (
-        zipfile.ZipFile(archive) as unpacked,
+        _opened(archive, str(archive), max_entries) as unpacked,
         tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder.parent) as name,
     ):
-        entries = _few_entries(str(archive), unpacked, max_entries)
         whole = Path(name) / "model"
         whole.mkdir()
         room_bytes = max_bytes
-        for entry in entries:
+        for entry in unpacked.infolist():
             target = whole / _checked_name(str(archive), entry)
             if entry.is_dir():
                 target.mkdir(parents=True, exist_ok=True)

@@ -152,3 +152,15 @@ def test_names_that_no_folder_can_hold_are_not_copied(tmp_path, names):
         pytest.raises(ModelError, match=r"no file can have|twice"),
     ):
         copy_entries(tmp_path / "bad.zip", sink, called="bad.zip")
+
+
+def test_a_crowd_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """By what the end of the zip announces, comment or none, also beyond what 16 bits can tell."""
+    archive = tmp_path / "crowd.zip"
+    with zipfile.ZipFile(archive, "w") as crowd:
+        crowd.comment = b"PK of many"
+        for number in range(70_000):
+            crowd.writestr(zipfile.ZipInfo(str(number)), b"")
+    monkeypatch.setattr("loop_node.archives.zipfile.ZipFile", None)  # would be a TypeError
+    with pytest.raises(ModelError, match="has 70000 entries, more than 10000"):
+        unpack(archive, tmp_path / "into")

@@ -63,14 +63,17 @@ def test_a_file_of_ones_own_that_cannot_be_read_is_named(
     """In one line, without a traceback."""
     monkeypatch.setenv("LOOP_HOST", "http://127.0.0.1:1")
     monkeypatch.setenv("DATA_FOLDER", str(tmp_path))
-    (tmp_path / "broken.jpg").symlink_to("/nowhere")
+    broken, good = tmp_path / "photos" / "broken.jpg", tmp_path / "good.jpg"
+    broken.parent.mkdir()
+    broken.symlink_to("/nowhere")
+    good.write_bytes(b"\xff\xd8\xff")
     (tmp_path / "coco.json").write_text(
         '{"images": [{"file_name": "a", "id": []}], "annotations": [], "categories": []}'
     )
     for arguments, named in (
-        (["import", "o/p", str(tmp_path)], "broken.jpg cannot be used: No such file"),
+        (["import", "o/p", str(broken.parent)], "broken.jpg cannot be used: No such file"),
         (["model", "upload", "o/p", str(tmp_path / "none.zip")], "none.zip cannot be used: No such file"),
-        (["import", "o/p", str(tmp_path), "--annotations", str(tmp_path / "coco.json")], "coco.json is no COCO file"),
+        (["import", "o/p", str(good), "--annotations", str(tmp_path / "coco.json")], "coco.json is no COCO file"),
     ):
         assert cli.main(["loop", *arguments]) == 1
         said = capsys.readouterr().err

@@ -121,6 +121,7 @@ class Node:
     control: PaperControl
     outbox: Outbox
     learning: ActiveLearning
+    handle: "PaperHandle"
 
 
 @pytest.fixture
@@ -178,5 +179,5 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
             nursery.start_soon(outbox.run_writer, handle)
             nursery.start_soon(learning.run_encoder, handle)
             await outbox.set_mode(OutboxMode.STOPPED)
-            yield Node(client, engine, state, model, control, outbox, learning)
+            yield Node(client, engine, state, model, control, outbox, learning, handle)
             nursery.cancel_scope.cancel()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trio
 
 from loop_node.errors import ModelError
 from loop_node.schemas.detections import ImageMetadata, Point, SegmentationDetection, Shape
@@ -207,5 +208,7 @@ async def test_a_dead_letter_is_only_logged(robot: Peer, caplog: pytest.LogCaptu
     """`emit('upload')` asks for no ack; the log tells what became of it."""
     caplog.set_level(logging.INFO)
     await robot.emit("upload", {"image": b"x"})
+    with trio.fail_after(10):
+        while "'upload' refused" not in caplog.text:
+            await trio.lowlevel.checkpoint()
     assert (await answer(robot, "about"))["operation_mode"] == "idle"
-    assert "'upload' refused" in caplog.text

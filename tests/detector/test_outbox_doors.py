@@ -157,3 +157,37 @@ async def test_a_logic_that_answers_with_one_object_gathers_no_tags(node: Any, j
     headers = {"autoupload": "all", "tags": "x"}
     answers = [(await node.client.post("/detect", files={"file": jpeg}, headers=headers)).json() for _ in range(3)]
     assert [answer["tags"] for answer in answers] == [["x", "own"]] * 3
+
+
+async def test_stopping_is_not_said_to_be_done_while_a_request_is_in_flight(
+    node: Any, robot: Peer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """202 over REST, a word in the ack; 200 once the request has ended."""
+    monkeypatch.setattr("loop_node.detector.outbox_doors._STOP_PATIENCE_S", 0.05)
+    sending, may_end = trio.Event(), trio.Event()
+
+    async def send(_images: Any) -> None:
+        sending.set()
+        await may_end.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.outbox.run_drainer, send, node.handle)
+        await node.client.put("/outbox_mode", content="continuous_upload")
+        await node.client.post("/upload", files={"files": jpeg})
+        await sending.wait()
+        answer = await node.client.put("/outbox_mode", content="stopped")
+        assert (answer.status_code, answer.json()) == (202, "OK")
+        assert await call(robot, "set_outbox_mode", "stopped") == {"status": "OK", "still_sending": True}
+        may_end.set()
+        await node.outbox.wait_idle()
+        assert (await node.client.put("/outbox_mode", content="stopped")).status_code == 200
+        nursery.cancel_scope.cancel()
+    assert node.outbox.stats().uploaded == 1
+
+
+async def test_a_reset_leaves_the_images(node: Any, tmp_path: Path, jpeg: bytes) -> None:
+    """What waits goes on waiting, and more can be kept."""
+    await node.client.post("/upload", files={"files": jpeg})
+    assert (await node.client.post("/reset")).json() is True
+    await node.client.post("/upload", files={"files": jpeg})
+    assert len(kept(tmp_path)) == 2

@@ -188,6 +188,11 @@ async def test_a_folder_serves_one_loop(loop: LocalLoop, options: dict[str, Any]
             pytest.fail("opened twice")
 
 
+async def test_a_store_is_nobody_elses_business(loop: LocalLoop) -> None:
+    """Photos and sessions lie in it."""
+    assert loop.folders.root.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.parametrize("broken", ["file in the way", "no database", "of the future"])
 async def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, options: dict[str, Any], broken: str) -> None:
     """With its folder, as a settings fault."""

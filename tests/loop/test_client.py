@@ -11,8 +11,7 @@ from loop_node.errors import LoopRefused, LoopUnavailable, SettingsError, Storag
 from loop_node.logs import configure_logging
 from loop_node.loop.client import LoopAccess, open_loop_client
 from loop_node.loop.multipart import FilePart
-
-from .conftest import reply
+from scripted import reply
 
 
 def demand_session(valid):

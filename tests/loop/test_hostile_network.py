@@ -13,8 +13,7 @@ import trustme
 from loop_node.errors import LoopUnavailable
 from loop_node.loop.client import LoopAccess, open_loop_client
 from loop_node.loop.multipart import FilePart
-
-from .conftest import reply
+from scripted import reply
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

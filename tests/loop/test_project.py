@@ -10,8 +10,7 @@ from loop_node.errors import LoopRefused, LoopUnavailable
 from loop_node.loop.multipart import FilePart
 from loop_node.loop.project import LoopProject, ModelRow, Target, _is_version
 from loop_node.schemas.status import DetectorStatus, NodeState
-
-from .conftest import reply
+from scripted import reply
 
 UUID = "3c20d807-f71c-40dc-a996-8a8968aa5431"
 

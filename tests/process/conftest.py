@@ -18,6 +18,7 @@ from attrs import frozen
 from PIL import Image
 
 from launching import Launcher, Node
+from learning_loops import PROJECT, FakeLoop, RealLoop
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -82,6 +83,38 @@ def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
 @pytest.fixture(scope="session")
 def examples() -> Path:
     return ROOT / "examples"
+
+
+@pytest.fixture
+async def fake(nursery: trio.Nursery) -> AsyncIterator[FakeLoop]:
+    """A Learning Loop of raw sockets, in the test's own process."""
+    fake = FakeLoop()
+    await fake.serve(nursery)
+    yield fake
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def loop(nodes: Launcher) -> AsyncIterator[RealLoop]:
+    """An embedded Learning Loop with the project o/p."""
+    node = await nodes.start("loop")
+    async with node.client() as person:
+        real = RealLoop(node, person)
+        await real.prepare()
+        yield real
+
+
+@pytest.fixture
+def detector(nodes: Launcher, tmp_path: Path, examples: Path) -> Callable[..., Any]:
+    """`await detector(url, logic=...)`: one with the mock logic, always the same data folder and the project o/p of that Loop."""
+
+    mock = f"{examples / 'mock_detector' / 'mock_detector.py'}:MockDetectorFactory"
+
+    async def start(url: str, logic: str = mock, **variables: Any) -> Node:
+        settings = PROJECT | {"LOOP_HOST": url, "DATA_FOLDER": tmp_path / "data", "NODE_NAME": "eye"} | variables
+        return await nodes.start("detector", *(["--logic", logic] if logic else []), **settings)
+
+    return start
 
 
 @frozen

@@ -19,6 +19,7 @@ import loop_node
 PATIENCE_S = 40
 """For whatever must happen at some time; the machine may be slow and busy with other things."""
 
+
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "SYSTEMROOT")
 
 

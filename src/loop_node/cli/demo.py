@@ -40,7 +40,7 @@ async def run_demo(settings: Settings, *, announce: Callable[[str, str], None]) 
             node.cancel_scope.cancel()
 
 
-async def _serve_loop(
+async def _serve_loop(  # noqa: ASYNC128  # it hands `started` on
     settings: Settings, stop: trio.Event, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
     own = attrs.evolve(settings, node_port=settings.local_loop_port, node_name=f"{settings.node_name}-loop")

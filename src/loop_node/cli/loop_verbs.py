@@ -1,63 +1,43 @@
-"""`loop-node loop ...`: the embedded Learning Loop, and what people do with one that runs.
+"""`loop-node loop ...`: the command line of those who ask a Learning Loop, and whom it asks as whom.
 
 The verbs talk to the Loop at LOOP_HOST, by default the one on this machine, as LOOP_USERNAME with LOOP_PASSWORD.
+What they do is in `loop_actions` and `loop_import`.
 """
 
 import argparse
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import trio
-from attrs import frozen
 
-from loop_node.errors import InputError, LoopRefused
-from loop_node.local_loop.coco_files import CocoParts, read_coco_file
+from loop_node.errors import InputError, LoopError, LoopRefused, SettingsError
+from loop_node.local_loop.accounts import DEFAULT_USER
 from loop_node.loop.address import loop_url
-from loop_node.loop.client import LoopAccess, LoopClient, open_loop_client
-from loop_node.loop.multipart import FilePart
+from loop_node.loop.client import LoopAccess, open_loop_client
+from loop_node.loop.faults import FaultKind
 from loop_node.settings import Settings
 
-from .terminal import progress, say, steps_of_bytes
+from . import loop_actions
+from .loop_actions import Place
+from .loop_import import import_images
+from .terminal import unusable
 
 __all__ = ["ASKING_VERBS", "add_asking_verbs", "run_asking_verb"]
 
-DEFAULT_USER: Final = ("admin", "admin")
 _STATES: Final = ("inbox", "annotate", "review", "complete", "trash")
 _SETS: Final = ("train", "test", "val")
-_IMAGES_AT_ONCE: Final = 50
-_BYTES_AT_ONCE: Final = 32 << 20
-_LONGEST_DOWNLOAD_BYTES: Final = 1 << 40
-_POLL_S: Final = 1.0
+_NO_LOGIN_THERE: Final = (404, 405)
 ASKING_VERBS: Final = ("project", "import", "images", "model", "train", "nodes")
 
 
-@frozen
-class _Place:
-    """A project of the Loop, as `ORGANIZATION/PROJECT` names it."""
-
-    organization: str
-    project: str
-
-    @property
-    def contract(self) -> str:
-        """Its path in the wire contract."""
-        return f"/{quote(self.organization, safe='')}/projects/{quote(self.project, safe='')}"
-
-    @property
-    def local(self) -> str:
-        """Its path in the management API."""
-        return f"/local/{quote(self.organization, safe='')}/{quote(self.project, safe='')}"
-
-
-def _place(text: str) -> _Place:
+def _place(text: str) -> Place:
     organization, slash, project = text.partition("/")
     if not slash or not organization or not project or "/" in project:
         raise argparse.ArgumentTypeError(f"{text!r} must be ORGANIZATION/PROJECT")
-    return _Place(organization, project)
+    return Place(organization, project)
 
 
 def _category(text: str) -> dict[str, str]:
@@ -79,13 +59,18 @@ def _hyperparameter(text: str) -> tuple[str, Any]:
 
 def add_asking_verbs(parser: argparse.ArgumentParser) -> None:
     """The verbs below `loop-node loop`; without one, the Loop itself runs."""
+    parser.description = "Without a VERB, run a Learning Loop on this machine; with one, ask a Learning Loop that runs."
+    parser.epilog = (
+        "The verbs ask the Learning Loop at LOOP_HOST (default: the one on this machine) as LOOP_USERNAME with "
+        "LOOP_PASSWORD, which are also the user of the Learning Loop that is run here."
+    )
     verbs = parser.add_subparsers(dest="asks", metavar="VERB")
     _add_project(verbs.add_parser("project", help="list, make or delete projects"))
     _add_import(verbs.add_parser("import", help="take in JPEG files, perhaps with a COCO file"))
     _add_images(verbs.add_parser("images", help="count, move or download images"))
     _add_model(verbs.add_parser("model", help="list, upload or download models, choose the deployment target"))
     _add_train(verbs.add_parser("train", help="begin, watch, stop or abort a training"))
-    verbs.add_parser("nodes", help="the nodes that have told of themselves").set_defaults(ask=_nodes)
+    verbs.add_parser("nodes", help="the nodes that have told of themselves").set_defaults(ask=loop_actions.list_nodes)
 
 
 def _verb(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
@@ -101,8 +86,8 @@ def _verb(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentPar
 
 def _add_project(parser: argparse.ArgumentParser) -> None:
     add = _verb(parser)
-    add("ls", _projects, "all projects")
-    create = add("create", _create, "make a project")
+    add("ls", loop_actions.list_projects, "all projects")
+    create = add("create", loop_actions.create_project, "make a project")
     create.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     create.add_argument(
         "--category",
@@ -113,67 +98,73 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:TYPE]",
         help="box (default), point, segmentation or classification; may be given again",
     )
-    delete = add("delete", _delete, "delete a project and all that belongs to it")
+    delete = add("delete", loop_actions.delete_project, "delete a project and all that belongs to it")
     delete.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     delete.add_argument("--keep-images", action="store_true", help="keep the image files in the Loop's kept_images")
+    delete.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(ask=_import)
+    parser.set_defaults(ask=import_images)
     parser.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="JPEG files, or folders of them")
     parser.add_argument("--annotations", type=Path, metavar="COCO.json", help="matched by file name")
     parser.add_argument("--state", choices=_STATES, default="inbox")
     parser.add_argument("--set", dest="data_set", choices=_SETS, default="train")
-    parser.add_argument("--tag", dest="tags", action="append", default=[], help="may be given again")
+    parser.add_argument("--tag", dest="tags", action="append", default=[], metavar="TAG", help="may be given again")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     add = _verb(parser)
-    count = add("count", _count, "how many images are in each state")
+    count = add("count", loop_actions.count_images, "how many images are in each state")
     count.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
-    ls = add("ls", _list_images, "the ids of images")
-    move = add("move", _move, "move images to a state")
-    download = add("download", _download_images, "download images")
+    ls = add("ls", loop_actions.list_images, "the ids of images")
+    move = add("move", loop_actions.move_images, "move images to a state")
+    download = add("download", loop_actions.download_images, "download images")
     for action in (ls, move, download):
         action.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
         action.add_argument("--state", choices=_STATES, help="of the images; default: all but trash")
     move.add_argument("--to", required=True, choices=_STATES)
     move.add_argument(
-        "--id", dest="ids", action="append", default=[], help="may be given again; default: all of --state"
+        "--id",
+        dest="ids",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="may be given again; default: all of --state",
     )
-    download.add_argument("folder", type=Path)
+    download.add_argument("folder", type=Path, metavar="FOLDER")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = _verb(parser)
-    ls = add("ls", _models, "all models, the newest first")
-    upload = add("upload", _upload_model, "upload a model zip; it gets the next major version")
-    target = add("target", _target, "let detectors follow a version")
-    download = add("download", _download_model, "download a model zip")
+    ls = add("ls", loop_actions.list_models, "all models, the newest first")
+    upload = add("upload", loop_actions.upload_model, "upload a model zip; it gets the next major version")
+    target = add("target", loop_actions.choose_target, "let detectors follow a version")
+    download = add("download", loop_actions.download_model, "download a model zip")
     for action in (ls, upload, target, download):
         action.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     for action in (target, download):
-        action.add_argument("version")
+        action.add_argument("version", metavar="VERSION")
     upload.add_argument("files", type=Path, nargs="+", metavar="FILE", help="one zip, or the model's files")
-    download.add_argument("file", type=Path, help="the zip to write")
+    download.add_argument("file", type=Path, metavar="FILE", help="the zip to write")
     for action in (upload, download):
-        action.add_argument("--format", dest="model_format", default="openvino")
+        action.add_argument("--format", dest="model_format", default="openvino", metavar="FORMAT")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = _verb(parser)
-    ls = add("ls", _trainings, "all trainings, the newest first")
-    begin = add("begin", _begin, "let a connected trainer begin a training")
-    watch = add("watch", _watch, "follow a training to its end")
-    stop = add("stop", partial(_end, "stop"), "end a training and keep its best model")
-    abort = add("abort", partial(_end, "abort"), "end a training and keep nothing")
+    ls = add("ls", loop_actions.list_trainings, "all trainings, the newest first")
+    begin = add("begin", loop_actions.begin_training, "let a connected trainer begin a training")
+    watch = add("watch", loop_actions.watch_training, "follow a training to its end")
+    stop = add("stop", partial(loop_actions.end_training, "stop"), "end a training and keep its best model")
+    abort = add("abort", partial(loop_actions.end_training, "abort"), "end a training and keep nothing")
     for action in (ls, begin, watch, stop, abort):
         action.add_argument("place", type=_place, metavar="ORGANIZATION/PROJECT")
     for action in (watch, stop, abort):
-        action.add_argument("number", type=int)
-    begin.add_argument("--trainer", help="id or name; default: one that is idle")
-    begin.add_argument("--variant", default="", help="the model's architecture")
+        action.add_argument("number", type=int, metavar="NUMBER")
+    begin.add_argument("--trainer", metavar="TRAINER", help="id or name; default: one that is idle")
+    begin.add_argument("--variant", default="", metavar="VARIANT", help="the model's architecture")
     begin.add_argument("--base", metavar="VERSION", help="the model to start from")
     begin.add_argument(
         "--set", dest="hyperparameters", type=_hyperparameter, action="append", default=[], metavar="NAME=VALUE"
@@ -185,18 +176,21 @@ def run_asking_verb(options: argparse.Namespace, settings: Settings) -> None:
     """Ask the Loop, and print what it says.
 
     Raises:
+        SettingsError: There is a user without a password, or a password without a user.
         LoopError: It was not reached, or it said no.
         InputError: A file on this side cannot be read or written.
     """
+    access = _access(settings)
 
     async def ask() -> None:
-        async with _client(settings) as client:
-            await options.ask(client, options)
+        async with open_loop_client(access) as client:
+            with _refused_login_explained(access):
+                await options.ask(client, options)
 
     try:
         trio.run(ask)
     except* OSError as errors:  # those of the network have become LoopErrors
-        raise InputError("; ".join(_no_file(error) for error in _leaves(errors))) from None
+        raise InputError("; ".join(unusable(error) for error in _leaves(errors))) from None
 
 
 def _leaves(errors: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
@@ -207,242 +201,33 @@ def _leaves(errors: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield from _leaves(error)
 
 
-def _no_file(error: OSError) -> str:
-    return f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
-
-
-@asynccontextmanager
-async def _client(settings: Settings) -> AsyncIterator[LoopClient]:
+def _access(settings: Settings) -> LoopAccess:
     username, password = settings.loop_username, settings.loop_password
-    if username is None and password is None:
+    if (username is None) != (password is None):
+        raise SettingsError(["LOOP_USERNAME and LOOP_PASSWORD: the Learning Loop's user needs both"])
+    if username is None:
         username, password = DEFAULT_USER
-    access = LoopAccess(
+    return LoopAccess(
         url=loop_url(settings.loop_host or f"http://127.0.0.1:{settings.node_port}"),
         username=username,
         password=password,
         ca_file=settings.loop_ssl_cert_path,
     )
-    async with open_loop_client(access) as client:
-        yield client
 
 
-# projects
-
-
-async def _projects(client: LoopClient, _options: argparse.Namespace) -> None:
-    for one in (await client.get_json("/projects"))["projects"]:
-        categories = ", ".join(f"{category['name']} ({category['type']})" for category in one["categories"])
-        say(f"{one['organization_id']}/{one['project_id']}: {categories or 'no categories'}")
-
-
-async def _create(client: LoopClient, options: argparse.Namespace) -> None:
-    place: _Place = options.place
-    order = {"organization": place.organization, "project": place.project, "categories": options.categories}
-    await client.send_json("POST", "/local/projects", order)
-    say(f"made {place.organization}/{place.project}")
-
-
-async def _delete(client: LoopClient, options: argparse.Namespace) -> None:
-    query = "?keep_images=true" if options.keep_images else ""
-    await client.send_json("DELETE", f"{options.place.contract}{query}", {})
-    say("deleted")
-
-
-# images
-
-
-async def _import(client: LoopClient, options: argparse.Namespace) -> None:
-    files = await trio.to_thread.run_sync(_jpeg_files, options.paths)
-    coco = await trio.to_thread.run_sync(read_coco_file, options.annotations) if options.annotations else None
-    fields = {"state": [options.state], "set": [options.data_set], "tags": [",".join(options.tags)]}
-    imported = 0
-    with progress(len(files), "images") as advance:
-        for batch in _batches(files):
-            answer = await client.send_files(
-                "POST", f"{options.place.local}/import", _import_parts(batch, coco), fields=fields
-            )
-            imported += answer["imported"]
-            advance(len(batch))
-    left = coco.names - {file.name for file in files} if coco else set()
-    say(f"imported {imported} images")
-    if left:
-        say(f"{len(left)} images of the COCO file were not among them, for example {min(left)}")
-
-
-def _jpeg_files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
-        elif path.is_file():
-            files.append(path)
+@contextmanager
+def _refused_login_explained(access: LoopAccess) -> Iterator[None]:
+    """In words of ours: those of the Loop may hold the password, and are of no use once it is blotted out."""
+    try:
+        yield
+    except LoopRefused as refusal:
+        if refusal.kind != FaultKind.LOGIN:
+            raise
+        if refusal.status in _NO_LOGIN_THERE:
+            said = f"what answers at {access.url} is no Learning Loop (it knows no login): check LOOP_HOST"
         else:
-            raise InputError(f"there is no file or folder {path}")
-    if not files:
-        raise InputError(f"no .jpg or .jpeg file in {', '.join(map(str, paths))}")
-    return files
-
-
-def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    size_bytes = 0
-    for file in files:
-        own_bytes = file.stat().st_size
-        is_second_of_its_name = file.name in {one.name for one in batch}
-        if batch and (
-            len(batch) == _IMAGES_AT_ONCE or size_bytes + own_bytes > _BYTES_AT_ONCE or is_second_of_its_name
-        ):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(file)
-        size_bytes += own_bytes
-    yield batch
-
-
-def _import_parts(batch: Sequence[Path], coco: CocoParts | None) -> list[FilePart]:
-    parts = [FilePart(field="files", filename=file.name, content=file, content_type="image/jpeg") for file in batch]
-    if coco is not None:
-        document = coco.part_for({file.name for file in batch})
-        parts.append(
-            FilePart(field="annotations", filename="coco.json", content=document, content_type="application/json")
-        )
-    return parts
-
-
-async def _count(client: LoopClient, options: argparse.Namespace) -> None:
-    for state, count in (await client.get_json(options.place.local))["images"].items():
-        say(f"{state:10} {count}")
-
-
-async def _list_images(client: LoopClient, options: argparse.Namespace) -> None:
-    for image_id in await _ids(client, options):
-        say(image_id)
-
-
-async def _move(client: LoopClient, options: argparse.Namespace) -> None:
-    ids = options.ids or await _ids(client, options)
-    answer = await client.send_json("PUT", f"{options.place.local}/images/state", {"ids": ids, "state": options.to})
-    say(f"moved {answer['moved']} images to {options.to}")
-
-
-async def _download_images(client: LoopClient, options: argparse.Namespace) -> None:
-    ids = await _ids(client, options)
-    await trio.Path(options.folder).mkdir(parents=True, exist_ok=True)
-    with progress(len(ids), "images") as advance:
-        for image_id in ids:
-            target = options.folder / f"{image_id}.jpg"
-            if not await trio.Path(target).exists():
-                path = f"{options.place.contract}/images/{image_id}/main"
-                await client.download(path, target, max_bytes=_LONGEST_DOWNLOAD_BYTES)
-            advance(1)
-
-
-async def _ids(client: LoopClient, options: argparse.Namespace) -> list[str]:
-    params = {"state": options.state} if options.state else {}
-    ids: list[str] = (await client.get_json(f"{options.place.contract}/data", params=params))["image_ids"]
-    return ids
-
-
-# models
-
-
-async def _models(client: LoopClient, options: argparse.Namespace) -> None:
-    for one in (await client.get_json(f"{options.place.contract}/models"))["models"]:
-        mark = "  <- deployment target" if one["is_target"] else ""
-        say(f"{one['version']:8} {', '.join(one['formats']) or 'no file':30} {one['created']}  {one['comment']}{mark}")
-
-
-async def _upload_model(client: LoopClient, options: argparse.Namespace) -> None:
-    parts = [
-        FilePart(field="files", filename=file.name, content=file, content_type="application/octet-stream")
-        for file in options.files
-    ]
-    path = f"{options.place.contract}/{quote(options.model_format, safe='')}"
-    with progress(0, "model") as advance:
-        answer = await client.send_files("POST", path, parts, on_progress=steps_of_bytes(advance))
-    say(f"version {answer['version']}, id {answer['id']}")
-
-
-async def _target(client: LoopClient, options: argparse.Namespace) -> None:
-    await client.send_json("PUT", f"{options.place.local}/deployment/target", {"version": options.version})
-    say(f"detectors are to follow version {options.version}")
-
-
-async def _download_model(client: LoopClient, options: argparse.Namespace) -> None:
-    models = (await client.get_json(f"{options.place.contract}/models"))["models"]
-    found = next((one["id"] for one in models if one["version"] == options.version), None)
-    if found is None:
-        raise InputError(f"there is no model of version {options.version}")
-    path = f"{options.place.contract}/models/{found}/{quote(options.model_format, safe='')}/file"
-    with progress(0, "model") as advance:
-        await client.download(
-            path, options.file, max_bytes=_LONGEST_DOWNLOAD_BYTES, on_progress=steps_of_bytes(advance)
-        )
-    say(f"wrote {options.file}")
-
-
-# trainings and nodes
-
-
-async def _trainings(client: LoopClient, options: argparse.Namespace) -> None:
-    for one in (await client.get_json(f"{options.place.local}/trainings"))["trainings"]:
-        say(_training_line(one))
-
-
-async def _begin(client: LoopClient, options: argparse.Namespace) -> None:
-    order = {
-        "trainer": options.trainer,
-        "model_variant": options.variant,
-        "base_model_version": options.base,
-        "hyperparameters": dict(options.hyperparameters),
-    }
-    begun = await client.send_json("POST", f"{options.place.local}/trainings", order)
-    say(f"training {begun['training_number']} has begun")
-    if options.watch:
-        options.number = begun["training_number"]
-        await _watch(client, options)
-
-
-async def _watch(client: LoopClient, options: argparse.Namespace) -> None:
-    training = await _follow(client, options)
-    say(_training_line(training))
-    for model in training["models"]:
-        say(f"  model {model['version']}: {', '.join(model['formats']) or 'no file'}")
-    if training["state"] == "failed":
-        raise LoopRefused(409, f"training {options.number} failed: {training['errors']}")
-
-
-async def _follow(client: LoopClient, options: argparse.Namespace) -> dict[str, Any]:
-    with progress(1000, "training") as advance:
-        state, shown = "", 0
-        while True:
-            training: dict[str, Any] = await client.get_json(f"{options.place.local}/trainings/{options.number}")
-            if training["ended"]:
-                return training
-            if training["state"] != state:
-                state = training["state"]
-                advance(-shown, state)
-                shown = 0
-            now = round(1000 * (training["progress"] or 0))
-            advance(now - shown, state)
-            shown = now
-            await trio.sleep(_POLL_S)
-
-
-async def _end(how: str, client: LoopClient, options: argparse.Namespace) -> None:
-    await client.send_json("POST", f"{options.place.local}/trainings/{options.number}/{how}", {})
-    say(f"told the trainer to {how} training {options.number}")
-
-
-def _training_line(one: dict[str, Any]) -> str:
-    errors = f"  {'; '.join(f'{key}: {said}' for key, said in one['errors'].items())}" if one["errors"] else ""
-    until = f"ended {one['ended']}" if one["ended"] else "under way"
-    return f"{one['training_number']:4} {one['state']:26} {until}  {one['trainer_name'] or ''}{errors}"
-
-
-async def _nodes(client: LoopClient, _options: argparse.Namespace) -> None:
-    for one in (await client.get_json("/local/nodes"))["nodes"]:
-        place = f"  {one['organization']}/{one['project']}" if one["project"] else ""
-        state = one["status"].get("state") or "?"
-        how = "connected" if one["connected"] else f"seen {one['seen']}"
-        say(f"{one['kind']:10} {one['name']:30} {state:12} {how}{place}  {one['id']}")
+            said = (
+                f"the Learning Loop at {access.url} does not let in the user {access.username} with this password: "
+                "check LOOP_USERNAME and LOOP_PASSWORD"
+            )
+        raise LoopError(said) from None

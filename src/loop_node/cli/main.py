@@ -21,6 +21,7 @@ import trio
 from loop_node import logs
 from loop_node.cli.loop_verbs import add_asking_verbs, run_asking_verb
 from loop_node.cli.outbox_verbs import add_outbox_verbs, run_outbox_verb
+from loop_node.cli.terminal import complain, say
 from loop_node.errors import LoopNodeError, SettingsError
 from loop_node.settings import VERBS, Settings, read_process_settings, settings_text
 
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (LoopNodeError, BaseExceptionGroup) as error:
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(error)):
+            return INTERRUPTED
         return _farewell(options.verb, error)
     return 0
 
@@ -133,24 +136,26 @@ def _outbox(options: argparse.Namespace) -> None:
 
 
 def _invite_to_loop(url: str) -> None:
-    _say(f"The Learning Loop is at {url} (Ctrl-C ends it)")
-    _say(f"API page:  {url}/docs")
+    complain(f"The Learning Loop is at {url} (Ctrl-C ends it)")
+    complain(f"API page:  {url}/docs")
 
 
 def _invite(loop_url: str, url: str) -> None:
     photo = resources.files("loop_node") / "bundled" / "photos" / "astronaut.jpg"
-    _say(f"A detector with the COCO model is starting at {url} (Ctrl-C ends all of it)")
-    _say(f"Try it:         curl -F 'file=@{photo}' {url}/detect")
-    _say(f"Keep an image:  curl -F 'files=@{photo}' {url}/upload")
-    _say(f"The Learning Loop it follows: {loop_url} (user admin, password admin, unless LOOP_USERNAME says otherwise)")
-    _say(f"API pages:      {url}/docs and {loop_url}/docs")
+    complain(f"A detector with the COCO model is starting at {url} (Ctrl-C ends all of it)")
+    complain(f"Try it:         curl -F 'file=@{photo}' {url}/detect")
+    complain(f"Keep an image:  curl -F 'files=@{photo}' {url}/upload")
+    complain(
+        f"The Learning Loop it follows: {loop_url} (user admin, password admin, unless LOOP_USERNAME says otherwise)"
+    )
+    complain(f"API pages:      {url}/docs and {loop_url}/docs")
 
 
 def _settings(options: argparse.Namespace) -> None:
     settings, warnings = read_process_settings(options.for_verb)
-    print(settings_text(settings))  # noqa: T201 # the answer of this verb
+    say(settings_text(settings))
     for warning in warnings:
-        _say(f"warning: {warning}")
+        complain(f"warning: {warning}")
 
 
 def _start(options: argparse.Namespace) -> Settings:
@@ -174,11 +179,11 @@ def _farewell(verb: str, error: BaseException) -> int:
         return CRASH
     problems = [problem for leaf in leaves if isinstance(leaf, SettingsError) for problem in leaf.problems]
     if problems:
-        _say(f"loop-node {verb} cannot start with these settings:")
+        complain(f"loop-node {verb} cannot start with these settings:")
         for problem in problems:
-            _say(f"  {problem}")
+            complain(f"  {problem}")
         return CONFIGURATION
-    _say(f"loop-node {verb}: {'; '.join(map(str, leaves))}")
+    complain(f"loop-node {verb}: {'; '.join(map(str, leaves))}")
     return CRASH
 
 
@@ -186,7 +191,3 @@ def _leaves(error: BaseException) -> Sequence[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for member in error.exceptions for leaf in _leaves(member)]
     return [error]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 # to the person at the terminal

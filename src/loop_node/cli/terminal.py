@@ -1,17 +1,36 @@
 """What verbs show: answers on stdout, a progress bar on stderr where that is a terminal."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 
-__all__ = ["progress", "say", "steps_of_bytes"]
+__all__ = ["complain", "counted", "progress", "say", "steps_of_bytes", "unusable"]
 
 
 def say(line: str) -> None:
-    """One line of a verb's answer."""
-    print(line)  # noqa: T201  # that is what it is for
+    """One line of a verb's answer; once nobody reads them any more, as behind `| head -1`, they go nowhere."""
+    try:
+        print(line)  # noqa: T201  # that is what it is for
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(line: str) -> None:
+    """One line beside a verb's answer."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  # to the person at the terminal
+
+
+def counted(number: int, thing: str) -> str:
+    """Like `1 image`, `2 images`, `no images`."""
+    return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"
+
+
+def unusable(error: OSError) -> str:
+    """Which file cannot be used, and why."""
+    return f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from typing import Protocol
 import trio
 from attrs import frozen
 
+from loop_node.durable import read_json, write_json
 from loop_node.errors import InputError, LoopError, ModelError
 from loop_node.schemas.status import OperationMode, VersionControl
 
-from .durable import read_json, write_json
 from .model_source import ListedModel, ModelSource
 from .update_policy import ModelRef, checked_ref, is_version
 

@@ -39,11 +39,11 @@ from pathlib import Path
 from attrs import define, field
 
 from loop_node.archives import unpack
+from loop_node.durable import remove, sync_folder, sync_tree
 from loop_node.errors import ModelError
 from loop_node.inference.sources import read_model_folder
 from loop_node.schemas.models import ModelInformation
 
-from .durable import remove, sync_folder, sync_tree
 from .store_record import StoreRecord
 from .update_policy import ModelRef, Quarantine, Quarantined, is_version
 

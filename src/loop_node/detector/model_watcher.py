@@ -13,12 +13,12 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from loop_node.durable import remove
 from loop_node.errors import Conflict, InputError, LoopError, LoopNodeError, LoopUnavailable, ModelError, NoModel
 from loop_node.inference.engine import ServingModel
 from loop_node.schemas.status import OperationMode, VersionControl
 from loop_node.supervision import TaskHandle
 
-from .durable import remove
 from .model_control import ChosenMode, checked_mode, mode_file, read_mode, write_mode
 from .model_exchange import ModelExchange
 from .state import DetectorState

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from .durable import read_json, write_json
+from loop_node.durable import read_json, write_json
+
 from .update_policy import Failure, ModelRef, Quarantine, Quarantined, is_version
 
 __all__ = ["StoreRecord"]

@@ -6,6 +6,7 @@ takes the place of the oldest.
 
 import hashlib
 import hmac
+import logging
 import secrets
 import sqlite3
 import time
@@ -22,6 +23,8 @@ from loop_node.errors import LoginNeeded, RateLimited, SettingsError
 from .database import Database
 
 __all__ = ["DEFAULT_USER", "Accounts", "Brake", "open_accounts"]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_USER: Final = ("admin", "admin")
 SESSION_S: Final = 30 * 24 * 3600
@@ -115,7 +118,12 @@ class Accounts:
                 self._doors.pop(who, None)
 
     async def _try(self, name: str, password: str, who: str) -> str:
-        await trio.sleep(self._brake.delay_s(who, trio.current_time()))
+        delay_s = self._brake.delay_s(who, trio.current_time())
+        if delay_s:
+            log.warning(
+                "a login of %.60r is held up for %g s after wrong passwords (%s)", name, delay_s, who.split()[0]
+            )
+            await trio.sleep(delay_s)
         if not await self._is_right(name, password):
             self._brake.failed(who, trio.current_time())
             raise LoginNeeded("wrong user name or password")

@@ -50,5 +50,13 @@ def read_coco_file(file: Path) -> CocoParts:
         for annotation in document["annotations"]:
             annotations[annotation["image_id"]].append(annotation)
         return CocoParts(document["categories"], dict(images), dict(annotations))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file} is no COCO file: {type(error).__name__}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{file} is no COCO file: it is no JSON") from None
+    except KeyError as error:
+        raise InputError(f"{file} is no COCO file: something in it lacks {error}") from None
+    except (TypeError, AttributeError):
+        raise InputError(
+            f"{file} is no COCO file: `images`, `annotations` and `categories` must be lists of objects"
+        ) from None

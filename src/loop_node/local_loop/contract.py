@@ -26,6 +26,12 @@ from .requests import client_address, read_form, read_json, required, server_add
 
 __all__ = ["contract_endpoints"]
 
+_LOGIN: Final = {
+    "type": "object",
+    "properties": {"username": {"type": "string"}, "password": {"type": "string", "format": "password"}},
+    "required": ["username", "password"],
+}
+
 
 _MAX_STATUS_BYTES: Final = 256 << 10
 """Of a detector's status, which comes without a login and is kept."""
@@ -42,6 +48,7 @@ def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
             path="/api/login",
             handle=rest.log_in,
             summary="Log in with the form fields `username` and `password`; the answer sets a cookie.",
+            form_body=_LOGIN,
             answer=OBJECT,
             faults=(401, 422, 429),
         ),
@@ -63,7 +70,7 @@ def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
             path="/api/<organization>/projects/generator",
             handle=rest.generate,
             summary="Make a synthetic project, the same each time for a name.",
-            json_body=OBJECT,
+            json_body=GeneratorOrder,
             answer=OBJECT,
             faults=(409, 422),
             has_login=True,
@@ -73,7 +80,7 @@ def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
             path=f"{PROJECT}/detectors",
             handle=rest.detector_status,
             summary="A detector says how it is doing.",
-            json_body=OBJECT,
+            json_body=DetectorStatus,
             answer=OBJECT,
             faults=(404, 413, 422),
         ),

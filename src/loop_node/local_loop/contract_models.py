@@ -148,6 +148,7 @@ class _Rest:
         planned = await self.loop.database.read(partial(plan, found))  # says no before gigabytes are sent
         await self.loop.database.read(lambda db: refuse_second(db, planned.id, model_format))
         limit_bytes = self.loop.max_model_bytes + _FORM_ROOM_BYTES
+        await self.loop.check_room(request.content_length)
         async with receive_form(request, folder=self.loop.folders.incoming, max_bytes=limit_bytes) as form:
             files = [(file.filename, file.path) for file in form.files if file.field in ("files", "file", "")]
             host = server_address()

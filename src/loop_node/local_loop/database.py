@@ -4,6 +4,7 @@ What `write` has returned from is on disk (`synchronous=FULL`): neither a kill n
 raises, or whose process dies, has happened not at all.
 """
 
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -18,6 +19,8 @@ from loop_node.errors import LoopNodeError, SettingsError, StorageFull, Unavaila
 from .schema import SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Database", "open_database"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ class Database:
                     self._writer.rollback()
                 undo()
                 if isinstance(error, sqlite3.OperationalError):
-                    raise _told(error) from error
+                    raise _told(error) from error  # noqa: ASYNC104  # a thread knows no cancellation
                 raise
             return changed
 
@@ -86,6 +89,9 @@ def _told(error: sqlite3.OperationalError) -> Exception:
         return StorageFull("the disk of the Learning Loop is full")
     if code == sqlite3.SQLITE_BUSY:
         return Unavailable("another program keeps the database of the Learning Loop locked")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        log.error("the database of the Learning Loop cannot be used: %s", error)
+        return Unavailable(f"the database of the Learning Loop cannot be used: {error}", retry_after_s=30)
     return error
 
 
@@ -115,6 +121,9 @@ def _connect_all(file: Path) -> list[sqlite3.Connection]:
         raise SettingsError([f"it is of version {version}, this program knows {SCHEMA_VERSION}"])
     if version == 0:
         writer.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    writer.execute(
+        f"PRAGMA user_version={SCHEMA_VERSION}"
+    )  # a disk that cannot be written is found now, not at a login
     return [writer, *(_connect(file) for _ in range(_READERS))]
 
 

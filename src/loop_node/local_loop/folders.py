@@ -31,9 +31,10 @@ from typing import Final
 
 from attrs import frozen
 
+from loop_node.durable import make_folder, remove, sync_folder
 from loop_node.errors import StorageFull
 
-__all__ = ["Folders", "no_room_is_storage_full", "place", "recover", "sync_folder", "write_durably"]
+__all__ = ["Folders", "no_room_is_storage_full", "place", "recover"]
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -112,23 +113,6 @@ def no_room_is_storage_full() -> Iterator[None]:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(folder: Path) -> None:
-    """A folder and those above it, durably."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
 def place(files: Iterable[tuple[Path, Path]]) -> None:
     """Give each file (durably written before) a second name, durably."""
     folders = set()
@@ -140,35 +124,6 @@ def place(files: Iterable[tuple[Path, Path]]) -> None:
         sync_folder(folder)
 
 
-def sync_file(file: Path) -> None:
-    """Make the content of a file durable."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_files(files: Iterable[Path]) -> None:
-    """Make the content of files durable, and their names."""
-    folders = set()
-    for file in files:
-        sync_file(file)
-        folders.add(file.parent)
-    for folder in folders:
-        sync_folder(folder)
-
-
-def write_durably(file: Path, data: bytes) -> None:
-    """Write a new file that appears whole or not at all."""
-    make_folder(file.parent)
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_bytes(data)
-    sync_files([unfinished])
-    unfinished.rename(file)
-    sync_folder(file.parent)
-
-
 def recover(folders: Folders, db: sqlite3.Connection) -> None:
     """Remove what a process that was killed has left; to be called before anything is served. Blocking."""
     folders.incoming.mkdir(parents=True, exist_ok=True)
@@ -177,7 +132,7 @@ def recover(folders: Folders, db: sqlite3.Connection) -> None:
         if project.isdigit() and not db.execute("SELECT 1 FROM images WHERE id = ?", (image_id,)).fetchone():
             folders.image(int(project), image_id).unlink(missing_ok=True)
     for left in folders.incoming.iterdir():
-        _remove(left)
+        remove(left)
     _remove_unknown_projects(folders, db)
     known = {(model, f"{form}.zip") for model, form in db.execute("SELECT model_id, format FROM model_files")}
     for file in (folders.root / "projects").glob("*/models/*/*.zip"):
@@ -190,11 +145,4 @@ def _remove_unknown_projects(folders: Folders, db: sqlite3.Connection) -> None:
     known = {str(number) for (number,) in db.execute("SELECT id FROM projects")}
     for folder in (folders.root / "projects").iterdir():
         if folder.name not in known:
-            _remove(folder)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+            remove(folder)

@@ -19,6 +19,7 @@ from uuid import uuid4
 import trio
 from attrs import frozen
 
+from loop_node.durable import make_folder, sync_file, sync_folder
 from loop_node.errors import Conflict, NotFound
 from loop_node.images import InspectedJpeg, inspect_jpeg
 from loop_node.schemas.local_loop import AnnotationSet, DataSet, GeneratorOrder, ImageState, NewCategory
@@ -28,7 +29,7 @@ from . import models, trainings
 from .batches import detections_by_model, stored_annotations
 from .database import Database
 from .drawings import draw_image, generated_annotations, generated_detections, id_for
-from .folders import Folders, make_folder, no_room_is_storage_full, sync_file, sync_folder
+from .folders import Folders, no_room_is_storage_full
 from .images import NewImage, write_records
 from .model_zips import make_zip
 from .projects import Project, check_name, create_project, find_project, now

@@ -10,15 +10,15 @@ from uuid import uuid4
 import msgspec
 from attrs import frozen
 
+from loop_node.durable import sync_files
 from loop_node.errors import ImageError, InputError, NotFound, SchemaError
 from loop_node.images import InspectedJpeg, inspect_jpeg
 from loop_node.schemas.detections import Detections, ImageMetadata
 from loop_node.schemas.local_loop import AnnotationSet, DataSet, ImageState
 from loop_node.schemas.wire import structure
 
-from .batches import annotations_of, detections_by_model, merged_detections, stored_annotations
-from .folders import Folders, no_room_is_storage_full, place, sync_files
-from .geometry import refuse_impossible
+from .batches import annotations_of, check_inside, detections_by_model, merged_detections, stored_annotations
+from .folders import Folders, no_room_is_storage_full, place
 from .projects import Project, now, require_project
 from .thumbnails import keep_thumbnail
 
@@ -318,11 +318,11 @@ def change_annotations(db: sqlite3.Connection, project: Project, image_id: str, 
     """Put these in the place of all annotations of an image.
 
     Raises:
-        InputError: A category that the project does not have, or what the image cannot have.
+        InputError: A category that the project does not have, or what lies outside of the image.
         NotFound: The project has no such image.
     """
     row = require_image(db, project, image_id)
-    refuse_impossible(given, row["width"], row["height"])
+    check_inside(given, row["width"], row["height"])
     kept = stored_annotations(given, image_id, project.categories, strict=True)
     db.execute("UPDATE images SET annotations_json = ? WHERE id = ?", (json.dumps(kept), image_id))
 

@@ -1,7 +1,9 @@
 """The embedded Learning Loop as its doors see it: the store, the accounts and the nodes that are connected."""
 
 import fcntl
+import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,7 +14,7 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from loop_node.errors import Conflict, SettingsError
+from loop_node.errors import Conflict, SettingsError, StorageFull
 
 from .accounts import Accounts, open_accounts
 from .database import Database, open_database
@@ -25,6 +27,8 @@ from .rates import Rate
 
 __all__ = ["LocalLoop", "open_local_loop"]
 
+log = logging.getLogger(__name__)
+
 _TRIES: Final = 5
 
 
@@ -36,6 +40,7 @@ class LocalLoop:
         max_image_pixels: Larger images are refused.
         max_batch_bytes: Larger uploads of images are refused.
         max_model_bytes: Larger models are refused, unpacked.
+        min_free_bytes: What uploads leave free on the disk, so that people can still log in and delete.
         uploads: How often a client may upload images.
         workers: Threads that look at images and make zips, one a core.
     """
@@ -47,6 +52,7 @@ class LocalLoop:
     max_image_pixels: int
     max_batch_bytes: int
     max_model_bytes: int
+    min_free_bytes: int = 0
     uploads: Rate
     workers: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(2))
 
@@ -61,6 +67,19 @@ class LocalLoop:
             NotFound: There is none of this name.
         """
         return await self.database.read(lambda db: find_project(db, organization, project))
+
+    async def check_room(self, wanted_bytes: int | None) -> None:
+        """See to it that there is room for an upload of this size, as far as it is known.
+
+        Raises:
+            StorageFull: There is not.
+        """
+        usage = await trio.to_thread.run_sync(shutil.disk_usage, self.folders.root)
+        if usage.free - (wanted_bytes or 0) < self.min_free_bytes:
+            raise StorageFull(
+                f"the disk of the Learning Loop has {usage.free >> 20} MiB free, of which MIN_FREE_DISK_BYTES keeps "
+                f"{self.min_free_bytes >> 20} MiB; delete something"
+            )
 
     async def delete_project(self, organization: str, project: str, *, keep_images: bool = False) -> None:
         """Delete a project and its files; its images are kept under another name where that is asked.
@@ -78,6 +97,7 @@ class LocalLoop:
             return found.number
 
         number = await self.database.write(delete)
+        log.info("project %s/%s was deleted%s", organization, project, ", its images are kept" if keep_images else "")
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.folders.remove_project, number)
 
@@ -118,6 +138,7 @@ class LocalLoop:
             )
             staged = await trio.to_thread.run_sync(stage, limiter=self.workers)
             if await self._place_model(project, planned, model_format, staged):
+                log.info("%s has model %s in the format %s", project.resource, planned.version, model_format)
                 return planned
         raise Conflict("other models came at the same time, again and again; try once more")
 
@@ -147,6 +168,7 @@ async def open_local_loop(
     max_batch_bytes: int,
     max_model_bytes: int,
     max_uploads_per_minute: int,
+    min_free_bytes: int = 0,
 ) -> AsyncIterator[LocalLoop]:
     """Open the store in `folder`, or make one there.
 
@@ -167,6 +189,7 @@ async def open_local_loop(
             max_image_pixels=max_image_pixels,
             max_batch_bytes=max_batch_bytes,
             max_model_bytes=max_model_bytes,
+            min_free_bytes=min_free_bytes,
             uploads=Rate(max_uploads_per_minute),
         )
 
@@ -183,15 +206,19 @@ async def _own(folder: Path) -> AsyncIterator[None]:
     except BlockingIOError:
         raise SettingsError([f"LOCAL_LOOP_FOLDER={folder}: another Learning Loop uses it"]) from None
     except OSError as error:
-        raise SettingsError([f"LOCAL_LOOP_FOLDER={folder} cannot be used: {error.strerror}"]) from error
+        raise SettingsError([f"LOCAL_LOOP_FOLDER={folder} cannot be used: {_why(error)}"]) from error
     try:
         yield
     finally:
         os.close(lock)
 
 
+def _why(error: OSError) -> str:
+    return "it is a file, not a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+
+
 def _lock(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # photos and sessions are nobody else's business
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,7 +39,7 @@ from .loop import LocalLoop
 from .models import find_by_version, set_target
 from .nodes import NodeKind, list_nodes
 from .projects import Project, create_project, find_project
-from .requests import read_json, server_address
+from .requests import read_json, read_order, server_address
 from .trainings import accept, begin, describe, end, find_training, list_trainings
 
 __all__ = ["management_endpoints"]
@@ -67,7 +67,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
     """The table of the management endpoints, not yet guarded."""
     rest = _Rest(loop)
     return [
-        _endpoint("POST", "/api/local/projects", rest.create, "Make a project.", (409, 422), json_body=_OBJECT),
+        _endpoint("POST", "/api/local/projects", rest.create, "Make a project.", (409, 422), json_body=NewProject),
         _endpoint("GET", _LOCAL, rest.show, "A project and the number of its images by state.", (404,)),
         _endpoint("DELETE", _LOCAL, rest.delete, "Delete a project and all that belongs to it.", (404,)),
         _endpoint(
@@ -85,7 +85,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.annotate,
             "Put these in the place of all annotations of an image.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=AnnotationSet,
         ),
         _endpoint(
             "PUT",
@@ -93,7 +93,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.move,
             "Move images to a state, all or none.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=StateChange,
         ),
         _endpoint(
             "PUT",
@@ -101,7 +101,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.choose_target,
             "Choose the version that detectors are to follow.",
             (404, 422),
-            json_body=_OBJECT,
+            json_body=TargetChange,
         ),
         _endpoint("GET", f"{_LOCAL}/trainings", rest.trainings, "All trainings, the newest first.", (404,)),
         _endpoint(
@@ -110,7 +110,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.begin_training,
             "Let a connected trainer begin a training.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=NewTraining,
         ),
         _endpoint(
             "GET",
@@ -140,7 +140,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.user_input,
             "Hand an input of the annotation view to an annotator; answers what it answers.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=UserInput,
         ),
         _endpoint(
             "POST",
@@ -148,7 +148,7 @@ def management_endpoints(loop: LocalLoop) -> list[Endpoint]:
             rest.user_logout,
             "Tell an annotator that a person has left.",
             (404, 409, 422),
-            json_body=_OBJECT,
+            json_body=UserLogout,
         ),
     ]
 
@@ -168,10 +168,11 @@ class _Rest:
     # projects
 
     async def create(self) -> Response:
-        order = await read_json(NewProject, is_exact=True)
+        order = await read_order(NewProject)
         made = await self.loop.database.write(
             lambda db: create_project(db, order.organization, order.project, order.categories)
         )
+        log.info("project %s/%s was made", made.organization, made.project)
         return json_answer(_described(made))
 
     async def show(self, organization: str, project: str) -> Response:
@@ -187,16 +188,22 @@ class _Rest:
 
     async def import_images(self, organization: str, project: str) -> Response:
         found = await self.loop.project(organization, project)
+        await self.loop.check_room(request.content_length)
         async with receive_form(
             request, folder=self.loop.folders.incoming, max_bytes=self.loop.max_batch_bytes
         ) as form:
             work = partial(self._stage, found, form)
             staged, unmatched = await trio.to_thread.run_sync(work, limiter=self.loop.workers)
             ids = await self.loop.add_images(found, staged)
+        log.info("%d images were imported into %s/%s", len(ids), organization, project)
         return json_answer({"image_ids": ids, "imported": len(ids), "annotations_without_image": unmatched})
 
     def _stage(self, project: Project, form: ReceivedForm) -> tuple[list[NewImage], list[str]]:
-        _refuse_unknown_fields(form)
+        unknown = {file.field for file in form.files} | form.fields.keys()
+        if unknown := unknown - _IMPORT["properties"].keys():
+            raise InputError(
+                f"{min(unknown)[:40]!r}: there is no such field; there are {', '.join(_IMPORT['properties'])}"
+            )
         images = [file for file in form.files if file.field == "files"]
         if not images:
             raise InputError("files: no image came; send JPEG files in the field `files`")
@@ -217,13 +224,13 @@ class _Rest:
         return staged, coco.unmatched([file.filename for file in images]) if coco else []
 
     async def annotate(self, organization: str, project: str, image_id: str) -> Response:
-        given = await read_json(AnnotationSet, is_exact=True)
+        given = await read_order(AnnotationSet)
         found = await self.loop.project(organization, project)
         await self.loop.database.write(lambda db: change_annotations(db, found, image_id, given))
         return json_answer({})
 
     async def move(self, organization: str, project: str) -> Response:
-        order = await read_json(StateChange, is_exact=True)
+        order = await read_order(StateChange)
         found = await self.loop.project(organization, project)
         moved = await self.loop.database.write(lambda db: change_state(db, found, order.ids, order.state))
         return json_answer({"moved": moved})
@@ -231,7 +238,7 @@ class _Rest:
     # models and trainings
 
     async def choose_target(self, organization: str, project: str) -> Response:
-        order = await read_json(TargetChange, is_exact=True)
+        order = await read_order(TargetChange)
         found = await self.loop.project(organization, project)
         model_id = await self.loop.database.write(lambda db: set_target(db, found, order.version))
         return json_answer({"model_uuid": model_id, "version": order.version})
@@ -246,7 +253,7 @@ class _Rest:
         return json_answer(await self.loop.database.read(lambda db: describe(db, found, number, host=host)))
 
     async def begin_training(self, organization: str, project: str) -> Response:
-        order = await read_json(NewTraining, is_exact=True, may_be_empty=True)
+        order = await read_order(NewTraining)
         found = await self.loop.project(organization, project)
         link = self.loop.links.find(NodeKind.TRAINER, order.trainer)
         if link is None:
@@ -261,6 +268,7 @@ class _Rest:
             )
             raise Conflict(refusal)
         await self.loop.database.write(lambda db: accept(db, found, number))
+        log.info("trainer %s has begun training %d of %s", link.name, number, found.resource)
         return json_answer({"training_number": number, "id": details["id"]})
 
     async def stop_training(self, organization: str, project: str, number: int) -> Response:
@@ -276,6 +284,10 @@ class _Rest:
         if row["ended"]:
             raise Conflict(f"training {number} is over")
         link = self.loop.links.find(NodeKind.TRAINER, row["trainer_id"])
+        if link is None and event == "abort_training":
+            gone = "aborted while its trainer was not connected"
+            await self.loop.database.write(lambda db: end(db, row, state="aborted", error=gone))
+            return json_answer({})
         if link is None:
             raise Conflict(f"the trainer of training {number}, {row['trainer_name']}, is not connected")
         if refusal := await link.refusal_of(event):
@@ -294,7 +306,7 @@ class _Rest:
         return json_answer(unstructure(answer))
 
     async def user_logout(self, node_id: str) -> Response:
-        given = await read_json(UserLogout, is_exact=True)
+        given = await read_order(UserLogout)
         answer = await self._annotator(node_id).ask("user_logout", given.frontend_id)
         return json_answer(unstructure(answer))
 
@@ -337,15 +349,6 @@ def _described(project: Project) -> dict[str, Any]:
         "target_model": project.target_model,
         "categories": unstructure(list(project.categories.all)),
     }
-
-
-def _refuse_unknown_fields(form: ReceivedForm) -> None:
-    known = _IMPORT["properties"]
-    unknown = dict.fromkeys(name for name in [*form.fields, *(file.field for file in form.files)] if name not in known)
-    if unknown:
-        raise SchemaError(
-            [f"{name[:60]}: there is no such field, only {', '.join(known)}" for name in list(unknown)[:20]]
-        )
 
 
 def _coco_of(form: ReceivedForm, project: Project) -> CocoFile | None:

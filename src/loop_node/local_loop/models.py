@@ -13,9 +13,10 @@ from uuid import uuid4
 
 from attrs import frozen
 
+from loop_node.durable import sync_files
 from loop_node.errors import Conflict, InputError, NotFound
 
-from .folders import Folders, no_room_is_storage_full, place, sync_files
+from .folders import Folders, no_room_is_storage_full, place
 from .model_zips import make_zip
 from .projects import Project, now, require_project
 

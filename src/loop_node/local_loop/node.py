@@ -47,8 +47,10 @@ class Fill(Protocol):
         ...
 
 
-_WHOLE_BODY_BYTES = 64 << 20
-"""Of bodies that are read whole; images and models are streamed to disk, and have bounds of their own."""
+_WHOLE_BODY_BYTES = 32 << 20
+"""Of bodies that are read whole: JSON. Images and models are streamed to disk, and have bounds of their own."""
+_MESSAGE_BYTES = 64 << 20
+"""Of a Socket.IO message, as nodes are used to."""
 
 
 async def run_loop(
@@ -91,20 +93,22 @@ async def serve_loop(
             max_batch_bytes=settings.max_body_bytes,
             max_model_bytes=settings.model_max_bytes,
             max_uploads_per_minute=settings.max_uploads_per_minute,
+            min_free_bytes=settings.min_free_disk_bytes,
         ) as loop,
     ):
         for each in (fill_with_demo if settings.local_loop_demo else None, fill):
             if each is not None:
                 await each(loop, host=listening_url(listeners))
         announce(listening_url(listeners))
+        logger.info("the Learning Loop keeps everything in %s", settings.local_loop_folder)
         await _serve(settings, loop, listeners, stop)
 
 
 async def _serve(settings: Settings, loop: LocalLoop, listeners: list[trio.SocketListener], stop: trio.Event) -> None:
     health = Health()
     sockets = LoopSockets(loop)
-    limits = HttpLimits(connections=settings.max_connections, body_bytes=_WHOLE_BODY_BYTES)
-    peers = Limits(max_payload_bytes=_WHOLE_BODY_BYTES, max_peers=max(1, settings.max_connections // 2))
+    limits = HttpLimits(connections=settings.max_connections, body_bytes=_MESSAGE_BYTES)
+    peers = Limits(max_payload_bytes=_MESSAGE_BYTES, max_peers=max(1, settings.max_connections // 2))
     async with open_socketio_server(
         sockets.events(),
         limits=peers,

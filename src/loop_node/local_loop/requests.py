@@ -1,7 +1,7 @@
 """What the doors of the Learning Loop share: who asks, JSON and forms that came in, and how an endpoint is guarded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -10,20 +10,17 @@ import trio
 from attrs import evolve, frozen
 from quart import Response, request
 
-from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError
-from loop_node.schemas.exactness import refuse_unknown_fields
-from loop_node.schemas.wire import structure
+from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError, TooLarge
+from loop_node.schemas.wire import structure, structure_strictly
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
 from loop_node.serving.uploads import read_body, split_multipart
 
 from .accounts import Accounts
 
-__all__ = ["Guard", "client_address", "read_form", "read_json", "required", "server_address"]
+__all__ = ["Guard", "client_address", "read_form", "read_json", "read_order", "required", "server_address"]
 
 T = TypeVar("T")
 
-_MAX_JSON_BYTES: Final = 8 << 20
-_MAX_FORM_BYTES: Final = 64 << 10
 _MAX_FIELDS: Final = 20
 _LARGE_JSON_BYTES: Final = 64 << 10  # takes more than 50 ms to read
 _large_json: Final = trio.CapacityLimiter(1)
@@ -51,36 +48,45 @@ class Guard:
         return guarded
 
 
+async def read_order(kind: type[T]) -> T:
+    """What a person or a script asks for; as `read_json`, but fields that `kind` does not have are faults, and no body is {}."""
+    return await read_json(kind, read=structure_strictly, empty=b"{}")
+
+
 async def read_json(
-    kind: type[T], *, max_bytes: int = _MAX_JSON_BYTES, is_exact: bool = False, may_be_empty: bool = False
+    kind: type[T],
+    *,
+    max_bytes: int | None = None,
+    read: Callable[[type[T], object], T] = structure,
+    empty: bytes = b"",
 ) -> T:
     """The body as an instance of `kind`.
 
     Args:
-        kind: What the body has to be.
-        max_bytes: A larger one is refused.
-        is_exact: Whether fields that `kind` does not have are refused: people mistype, nodes are of other versions.
-        may_be_empty: Whether no body is taken for an empty object.
+        kind: A class, or what `structure` takes.
+        max_bytes: A bound below that of all bodies.
+        read: How the parsed body becomes an instance.
+        empty: What stands for no body.
 
     Raises:
         Malformed: No JSON.
         SchemaError: Other fields than `kind` has.
-        TooLarge: Over the bound, or over that of all bodies.
+        TooLarge: Over one of the two bounds.
     """
-    body = await read_body(request, max_bytes=max_bytes) or (b"{}" if may_be_empty else b"")
+    body = await read_body(request) or empty
+    if max_bytes is not None and len(body) > max_bytes:
+        raise TooLarge(f"the body is larger than {max_bytes} bytes")
     if len(body) < _LARGE_JSON_BYTES:
-        return _parsed(kind, body, is_exact)
-    return await trio.to_thread.run_sync(_parsed, kind, body, is_exact, limiter=_large_json)
+        return _parsed(kind, body, read)
+    return await trio.to_thread.run_sync(_parsed, kind, body, read, limiter=_large_json)
 
 
-def _parsed(kind: type[T], body: bytes, is_exact: bool) -> T:
+def _parsed(kind: type[T], body: bytes, read: Callable[[type[T], object], T]) -> T:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body must be JSON: {error}") from None
-    if is_exact:
-        refuse_unknown_fields(kind, value)
-    return structure(kind, value)
+    return read(kind, value)
 
 
 async def read_form() -> Mapping[str, str]:
@@ -88,9 +94,8 @@ async def read_form() -> Mapping[str, str]:
 
     Raises:
         Malformed: Neither of them.
-        TooLarge: No small one.
     """
-    body = await read_body(request, max_bytes=_MAX_FORM_BYTES)
+    body = await read_body(request)
     if request.mimetype == "multipart/form-data":
         try:
             parts = split_multipart(body, request.mimetype_params.get("boundary", ""))

@@ -131,8 +131,12 @@ def note_status(db: sqlite3.Connection, status: TrainingStatus) -> None:
         return
     db.execute(
         "UPDATE trainings SET state = ?, progress = ?, errors_json = ? WHERE id = ?",
-        (status.state, status.progress, json.dumps(status.errors or {}), row["id"]),
+        (status.state, _share(status.progress), json.dumps(status.errors or {}), row["id"]),
     )
+
+
+def _share(progress: float | None) -> float | None:
+    return None if progress is None else min(1.0, max(0.0, progress))
 
 
 def _age_s(then: str) -> float:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _VERSION: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,5}")
 _NOT_FOUND: Final = 404
-_UPLOAD_S: Final = 300.0  # for each 64 KiB: what a thin line has in its buffers counts as sent
+_POLL_S: Final = 15.0  # a few hundred bytes, asked for every 5 s: operators are to hear soon that none come
+_UPLOAD_S: Final = 120.0  # for each 64 KiB: what a thin line has in its buffers counts as sent
 
 
 @frozen(kw_only=True)
@@ -65,12 +66,12 @@ class LoopProject:
         body = unstructure_flat(status)
         if status.node_version is None:
             del body["node_version"]
-        await self._client.send_json("POST", f"{self._path}/detectors", body)
+        await self._client.send_json("POST", f"{self._path}/detectors", body, limit_s=_POLL_S)
 
     async def deployment_target(self) -> Target | None:
         """The model to serve; None while none is chosen, or where the Loop names one that cannot be."""
         try:
-            answer = await self._client.get_json(f"{self._path}/deployment/target")
+            answer = await self._client.get_json(f"{self._path}/deployment/target", limit_s=_POLL_S)
         except LoopRefused as refusal:
             if refusal.status == _NOT_FOUND:
                 return None

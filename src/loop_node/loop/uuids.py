@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from loop_node.durable import write_json
+
 __all__ = ["node_uuid"]
 
 log = logging.getLogger(__name__)
@@ -32,24 +34,23 @@ def node_uuid(folder: Path, node_name: str) -> str:
     made = str(uuid.uuid4())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder) as descriptor:
+        with _locked(folder):
             known = _read(path)
             if _is_uuid(known.get(key)):
                 return str(known[key])
-            _replace(path, known | {key: made})
-            os.fsync(descriptor)
+            write_json(path, known | {key: made})
     except OSError as error:
         log.warning("the id of this node cannot be kept (%s): the Learning Loop will see a new node next time", error)
     return made
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[int]:
+def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 
@@ -67,15 +68,6 @@ def _read(path: Path) -> dict[str, Any]:
     path.replace(aside)
     log.warning("%s is damaged and was set aside as %s: nodes here get new ids", path, aside.name)
     return {}
-
-
-def _replace(path: Path, ids: dict[str, Any]) -> None:
-    unfinished = path.with_name(f"{_NAME}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(ids, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _is_uuid(value: object) -> bool:

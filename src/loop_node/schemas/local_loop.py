@@ -102,14 +102,13 @@ class UserLogout:
 
 @define(kw_only=True)
 class BoxAnnotationIn:
-    """A box, in pixels of the upright image; the category by id, or by name; `image_id` as records have it counts for nothing."""
+    """A box, in pixels of the upright image; the category by id, or by name."""
 
     x: int
     y: int
     width: int
     height: int
     id: str | None = None
-    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -121,7 +120,6 @@ class PointAnnotationIn:
     x: float
     y: float
     id: str | None = None
-    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -132,7 +130,6 @@ class SegmentationAnnotationIn:
 
     shape: Shape | str
     id: str | None = None
-    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -142,7 +139,6 @@ class ClassificationAnnotationIn:
     """What the whole image shows."""
 
     id: str | None = None
-    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 

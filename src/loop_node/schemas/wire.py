@@ -19,10 +19,11 @@ from loop_node.errors import SchemaError
 from .detections import Shape
 from .models import ModelInformation, OneOf, Within
 
-__all__ = ["model_json", "read_model_information", "structure", "unstructure", "unstructure_flat"]
+__all__ = ["model_json", "read_model_information", "structure", "structure_strictly", "unstructure", "unstructure_flat"]
 
 T = TypeVar("T")
 
+_MAX_UNKNOWN: Final = 20
 _LARGEST_INT: Final = 2**53
 """JSON readers of other languages keep integers exact up to here."""
 _MAX_FAULTS: Final = 20
@@ -186,6 +187,32 @@ def structure(kind: type[T], value: object) -> T:
         return _converter.structure(value, kind)
     except (cattrs.BaseValidationError, ValueError) as error:
         raise SchemaError(sorted(_faults(error, ""))) from None
+
+
+def structure_strictly(kind: type[T], value: object) -> T:
+    """The same, for what people write: a field that the class does not have is a fault, and most likely a typo."""
+    unknown = sorted(_unknown(value, kind, ""))
+    if unknown:
+        raise SchemaError([f"{path}: there is no such field" for path in unknown[:_MAX_UNKNOWN]])
+    return structure(kind, value)
+
+
+def _unknown(value: object, kind: Any, path: str) -> Iterator[str]:
+    """The paths of fields in `value` that the attrs class `kind`, or one inside of it, does not have."""
+    inner = next((one for one in (kind, *get_args(kind)) if attrs.has(one)), None)
+    if inner is None:
+        return
+    if isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _unknown(member, inner, f"{path}[{index}]")
+    elif isinstance(value, Mapping):
+        fields = attrs.fields_dict(attrs.resolve_types(inner))
+        for name, member in value.items():
+            place = f"{path}.{name}".removeprefix(".")
+            if name in fields:
+                yield from _unknown(member, fields[name].type, place)
+            else:
+                yield place[:100]
 
 
 def unstructure(value: Any) -> Any:

@@ -72,7 +72,7 @@ class Endpoint:
         text_body: The words of a plain text request body.
         text_pattern: A regular expression for a plain text request body, where there is no list of words.
         image_field: The multipart field of the image in the request body.
-        json_body: JSON schema of the request body.
+        json_body: The JSON request body: an attrs class, or a JSON schema.
         form_body: JSON schema of a multipart request body.
         faults: The error statuses of this endpoint.
         max_body_bytes: Of a body that `handle` takes as a stream; None where it is read whole, bounded by the app.
@@ -89,7 +89,7 @@ class Endpoint:
     text_body: Sequence[str] = ()
     text_pattern: str = ""
     image_field: str | None = None
-    json_body: Mapping[str, Any] | None = None
+    json_body: type | Mapping[str, Any] | None = None
     form_body: Mapping[str, Any] | None = None
     parameters: Sequence[Parameter] = ()
     faults: Sequence[int] = ()
@@ -130,8 +130,8 @@ def pages(title: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
 
 
 def _document(title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    answers = [endpoint.answer for endpoint in endpoints if isinstance(endpoint.answer, type)]
-    _, schemas = msgspec.json.schema_components(answers, ref_template="#/components/schemas/{name}")
+    said = [kind for endpoint in endpoints for kind in (endpoint.answer, endpoint.json_body) if isinstance(kind, type)]
+    _, schemas = msgspec.json.schema_components(list(dict.fromkeys(said)), ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(_PATH_PART.sub(r"{\1}", endpoint.path), {})[endpoint.method.lower()] = _operation(endpoint)
@@ -176,7 +176,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         schema = {"type": "string", "pattern": endpoint.text_pattern}
         operation["requestBody"] = {"required": True, "content": {"text/plain": {"schema": schema}}}
     elif endpoint.json_body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.json_body}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _schema(endpoint.json_body)}},
+        }
     elif endpoint.form_body is not None:
         operation["requestBody"] = {
             "required": True,
@@ -188,9 +191,11 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 def _answer(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.text_answer:
         return _text(endpoint.text_answer)
-    if isinstance(endpoint.answer, type):
-        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}}}
-    return {"application/json": {"schema": endpoint.answer or {}}}
+    return {"application/json": {"schema": _schema(endpoint.answer or {})}}
+
+
+def _schema(kind: type | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"} if isinstance(kind, type) else kind
 
 
 def _fault(status: int) -> dict[str, Any]:

@@ -298,9 +298,9 @@ class Settings:
     min_free_disk_bytes: int = _variable(
         "MIN_FREE_DISK_BYTES",
         whole_number(0, 2**50),
-        "Room on the disk that the outbox and model downloads leave free",
+        "Room on the disk that the outbox, model downloads and uploads to an embedded Learning Loop leave free",
         default=500_000_000,
-        verbs=DETECTING,
+        verbs=("detector", "demo", "loop"),
     )
     keep_models: int = _variable(
         "KEEP_MODELS",
@@ -349,7 +349,7 @@ class Settings:
     max_uploads_per_minute: int = _variable(
         "MAX_UPLOADS_PER_MINUTE",
         whole_number(0, 1_000_000),
-        "Image uploads of one client a minute; more are answered 429; 0 is no limit",
+        "Image uploads of one node a minute (imports are not counted); more are answered 429; 0 is no limit",
         default=0,
         verbs=LOCAL,
     )

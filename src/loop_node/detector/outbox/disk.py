@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 from attrs import define
 
+from loop_node.durable import sync_folder
+
 __all__ = ["Disk", "Entry", "NewFile", "RealDisk"]
 
 _FOLDERS_CAN_BE_SYNCED: Final = os.name == "posix"
@@ -127,11 +129,7 @@ class RealDisk:
         """See `Disk`."""
         if not _FOLDERS_CAN_BE_SYNCED:
             return
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)
 
     def scan(self, path: Path) -> Iterator[Entry]:
         """See `Disk`."""

@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["read_json", "remove", "sync_folder", "sync_tree", "write_json"]
+__all__ = ["make_folder", "read_json", "remove", "sync_file", "sync_files", "sync_folder", "sync_tree", "write_json"]
 
 _MAX_JSON_BYTES: Final = 1 << 20
 
@@ -45,22 +46,45 @@ def read_json(path: Path) -> Any:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_file(file: Path) -> None:
+    """Make the content of a file survive a power cut."""
+    _sync(file, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def sync_files(files: Iterable[Path]) -> None:
+    """Make the content of files survive a power cut, and their names."""
+    folders = set()
+    for file in files:
+        sync_file(file)
+        folders.add(file.parent)
+    for folder in folders:
+        sync_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_tree(folder: Path) -> None:
     """Make a folder with all that is in it survive a power cut."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            descriptor = os.open(Path(parent, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(Path(parent, name))
         sync_folder(Path(parent))
 
 
