@@ -354,6 +354,49 @@ async def test_uploads_leave_room_for_people(served: Served, client: httpx.Async
     assert (await client.delete(L)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"box_anotations": []}, "box_anotations: there is no such field"),
+        ({"segmentation_annotations": [{"shape": {"pts": []}}]}, "segmentation_annotations[0].shape.pts: "),
+        ({"box_annotations": [{"x": 1, "y": 1, "width": 0, "height": 2}]}, "box_annotations[0]: width and height"),
+        ({"box_annotations": [{"x": 40, "y": 1, "width": 2, "height": 2}]}, "box_annotations[0]: lies outside"),
+        ({"point_annotations": [{"x": -1, "y": 1}]}, "point_annotations[0]: lies outside"),
+        ({"segmentation_annotations": [{"shape": "1,1,2,2"}]}, "an outline has 3 points or more, 2 came"),
+    ],
+)
+async def test_annotations_that_cannot_be_meant_change_nothing(
+    client: httpx.AsyncClient, jpeg: Jpeg, given: dict[str, Any], named: str
+) -> None:
+    """A field that is mistyped, a box without a surface, a mark beside the image, no body: what was there stays."""
+    (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg(40, 30))})).json()["image_ids"]
+    right = {"point_annotations": [{"x": 40, "y": 2, "category_name": "some point"}]}
+    await client.put(f"{L}/images/{one}/annotations", json=right)
+    for marks in given.values():
+        for mark in marks:
+            mark["category_name"] = "some box"
+    assert named in detail(await client.put(f"{L}/images/{one}/annotations", json=given), 422)
+    detail(await client.put(f"{L}/images/{one}/annotations", content=b""), 400)
+    (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
+    assert len(record["point_annotations"]) == 1
+
+
+async def test_annotations_may_come_back_as_they_were_read(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """Who changes one of them reads all and puts all."""
+    (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg(40, 30))})).json()["image_ids"]
+    given = {
+        "box_annotations": [{"x": 1, "y": 1, "width": 2, "height": 2, "category_name": "some box"}],
+        "point_annotations": [{"x": 1, "y": 2, "category_name": "some point"}],
+        "segmentation_annotations": [{"shape": "1,1,9,1,9,9", "category_name": "some segmentation"}],
+        "classification_annotation": {"category_name": "some classification"},
+    }
+    for _ in range(2):
+        assert (await client.put(f"{L}/images/{one}/annotations", json=given)).status_code == 200
+        (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
+        assert record["box_annotations"][0]["image_id"] == one
+        given = {name: record[name] for name in given}
+
+
 async def test_detections_are_attached_once(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
     """The same again takes the place of what was there; images that have gone are passed over, unless all have."""
     (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())})).json()["image_ids"]
@@ -674,6 +717,8 @@ async def test_a_large_body_is_read_and_its_faults_are_few(client: httpx.AsyncCl
 
 
 async def test_what_comes_without_a_login_is_bounded(client: httpx.AsyncClient, served: Served) -> None:
-    """A status of a detector that is larger than any is refused."""
+    """A status of a detector or a login that is larger than any is refused."""
     said = {"uuid": "u", "name": "n" * 300_000}
     assert (await served.stranger.post(f"{P}/detectors", json=said)).status_code == 413
+    form = {"username": "admin", "password": "x" * 100_000}
+    assert (await served.stranger.post("/api/login", data=form)).status_code == 413

@@ -253,7 +253,7 @@ class _Rest:
         return json_answer(await self.loop.database.read(lambda db: describe(db, found, number, host=host)))
 
     async def begin_training(self, organization: str, project: str) -> Response:
-        order = await read_order(NewTraining)
+        order = await read_order(NewTraining, empty=b"{}")
         found = await self.loop.project(organization, project)
         link = self.loop.links.find(NodeKind.TRAINER, order.trainer)
         if link is None:
