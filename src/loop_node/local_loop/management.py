@@ -287,6 +287,7 @@ class _Rest:
         if link is None and event == "abort_training":
             gone = "aborted while its trainer was not connected"
             await self.loop.database.write(lambda db: end(db, row, state="aborted", error=gone))
+            log.info("training %d of %s/%s was %s", number, organization, project, gone)
             return json_answer({})
         if link is None:
             raise Conflict(f"the trainer of training {number}, {row['trainer_name']}, is not connected")
