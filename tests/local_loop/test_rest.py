@@ -215,6 +215,18 @@ async def test_a_zip_as_the_body_is_a_model_too(client: httpx.AsyncClient) -> No
     assert answer.json()["version"] == "1.0"
 
 
+async def test_what_is_plainly_no_model_is_kept_with_a_warning(client: httpx.AsyncClient) -> None:
+    """For the format that is known here; others are for those who read them."""
+    for model_format, content, is_doubted in (
+        ("openvino", model_zip(photo_DOT_jpg="x"), True),
+        ("openvino", model_zip(model_DOT_XML="x"), False),
+        ("openvino", model_zip(model_DOT_onnx="x"), False),
+        ("mocked", model_zip(photo_DOT_jpg="x"), False),
+    ):
+        kept = (await client.post(f"{P}/{model_format}", files={"files": ("a.zip", content)})).json()
+        assert (".onnx or .tflite" in kept.get("warning", "")) is is_doubted
+
+
 @pytest.mark.parametrize(
     "path", ["nowhere/main", "images/x", "models/x/f/file", "trainings/7/models/latest/f/file", "deployment/target"]
 )
