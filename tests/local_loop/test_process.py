@@ -82,7 +82,9 @@ async def test_people_use_it_by_its_verbs(nodes: Launcher, tmp_path: Path, jpeg:
     assert sorted(file.read_bytes() for file in (tmp_path / "back").iterdir()) == sorted(
         file.read_bytes() for file in photos.iterdir()
     )
-    assert "version 1.0" in await said("model", "upload", "org/proj", str(tmp_path / "model.zip"))
+    answer = await said("model", "upload", "org/proj", str(tmp_path / "model.zip"))
+    assert "version 1.0" in answer
+    assert "warning: there is no .xml" in answer
     await said("model", "target", "org/proj", "1.0")
     assert "<- deployment target" in await said("model", "ls", "org/proj")
     await said("model", "download", "org/proj", "1.0", str(tmp_path / "again.zip"))

@@ -215,6 +215,18 @@ async def test_a_zip_as_the_body_is_a_model_too(client: httpx.AsyncClient) -> No
     assert answer.json()["version"] == "1.0"
 
 
+async def test_what_is_plainly_no_model_is_kept_with_a_warning(client: httpx.AsyncClient) -> None:
+    """For the format that is known here; others are for those who read them."""
+    for model_format, content, is_doubted in (
+        ("openvino", model_zip(photo_DOT_jpg="x"), True),
+        ("openvino", model_zip(model_DOT_XML="x"), False),
+        ("openvino", model_zip(model_DOT_onnx="x"), False),
+        ("mocked", model_zip(photo_DOT_jpg="x"), False),
+    ):
+        kept = (await client.post(f"{P}/{model_format}", files={"files": ("a.zip", content)})).json()
+        assert (".onnx or .tflite" in kept.get("warning", "")) is is_doubted
+
+
 @pytest.mark.parametrize(
     "path", ["nowhere/main", "images/x", "models/x/f/file", "trainings/7/models/latest/f/file", "deployment/target"]
 )
@@ -331,6 +343,7 @@ async def test_what_people_write_is_taken_by_the_letter(client: httpx.AsyncClien
         ({"segmentation_annotations": [outline]}, "segmentation_annotations[0]"),
     ):
         assert named in detail(await client.put(url, json=wrong), 422)
+    detail(await client.put(url, content=b""), 400)
     (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
     assert len(record["box_annotations"]) == 1
     assert "epochs" in detail(await client.post(f"{L}/trainings", json={"epochs": 3}), 422)
@@ -346,12 +359,29 @@ async def test_uploads_leave_room_for_people(served: Served, client: httpx.Async
         await served.stranger.post(f"{P}/images", files=pair("a", jpeg())),
         await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg())}),
         await client.post(f"{P}/openvino", files={"files": ("a.zip", model_zip(a="x"))}),
+        await client.post("/api/org/projects/generator", json={"project_name": "made", "inbox": 1}),
     ):
         assert "MIN_FREE_DISK_BYTES" in detail(answer, 507)
     assert (
         await served.stranger.post("/api/login", data={"username": "admin", "password": "admin"})
     ).status_code == 200
     assert (await client.delete(L)).status_code == 200
+
+
+async def test_annotations_may_come_back_as_they_were_read(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
+    """Who changes one of them reads all and puts all."""
+    (one,) = (await client.post(f"{L}/import", files={"files": ("a.jpg", jpeg(40, 30))})).json()["image_ids"]
+    given = {
+        "box_annotations": [{"x": 1, "y": 1, "width": 2, "height": 2, "category_name": "some box"}],
+        "point_annotations": [{"x": 1, "y": 2, "category_name": "some point"}],
+        "segmentation_annotations": [{"shape": "1,1,9,1,9,9", "category_name": "some segmentation"}],
+        "classification_annotation": {"category_name": "some classification"},
+    }
+    for _ in range(2):
+        assert (await client.put(f"{L}/images/{one}/annotations", json=given)).status_code == 200
+        (record,) = (await client.get(f"{P}/images", params={"ids": one})).json()["images"]
+        assert record["box_annotations"][0]["image_id"] == one
+        given = {name: record[name] for name in given}
 
 
 async def test_detections_are_attached_once(client: httpx.AsyncClient, jpeg: Jpeg) -> None:
@@ -402,7 +432,9 @@ async def trainer(served: Served, client: httpx.AsyncClient) -> AsyncIterator[Tr
         yield trainer
 
 
-async def test_a_training_from_its_beginning_to_its_end(client: httpx.AsyncClient, trainer: Trainer) -> None:
+async def test_a_training_from_its_beginning_to_its_end(
+    client: httpx.AsyncClient, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
     """Asked for, run, reported, its model kept in two formats, and over."""
     answer = await client.post(f"{L}/trainings", json={"hyperparameters": {"epochs": 3}, "model_variant": "small"})
     assert answer.json()["training_number"] == 1
@@ -432,7 +464,9 @@ async def test_a_training_from_its_beginning_to_its_end(client: httpx.AsyncClien
     assert (await client.put(f"{latest}/other/file", files=files)).json() == kept
     assert detail(await client.put(f"{latest}/other/file", files=files), 409) == {"id": kept["id"]}
     await trainer.report("detecting")
-    await trainer.report("idle")
+    with caplog.at_level("INFO"):
+        await trainer.report("idle")
+    assert "training 1 of trainer trainer one is over" in caplog.text
     said = (await client.get(f"{L}/trainings/1")).json()
     assert said["state"] == "ready_for_cleanup"
     assert said["ended"]
@@ -674,6 +708,8 @@ async def test_a_large_body_is_read_and_its_faults_are_few(client: httpx.AsyncCl
 
 
 async def test_what_comes_without_a_login_is_bounded(client: httpx.AsyncClient, served: Served) -> None:
-    """A status of a detector that is larger than any is refused."""
+    """A status of a detector or a login that is larger than any is refused."""
     said = {"uuid": "u", "name": "n" * 300_000}
     assert (await served.stranger.post(f"{P}/detectors", json=said)).status_code == 413
+    form = {"username": "admin", "password": "x" * 100_000}
+    assert (await served.stranger.post("/api/login", data=form)).status_code == 413

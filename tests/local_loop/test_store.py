@@ -548,6 +548,40 @@ async def test_a_database_that_is_locked_is_told(loop: LocalLoop, project: Proje
     await loop.database.write(lambda db: set_target(db, project, None))
 
 
+async def test_a_disk_that_fails_is_told(loop: LocalLoop, project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    """As something that may pass, in the answer and in the log; what can be read is."""
+    await loop.database.write(lambda db: db.execute("PRAGMA query_only=ON"))
+    with pytest.raises(Unavailable, match="readonly"):
+        await loop.database.write(lambda db: db.execute("DELETE FROM projects"))
+    assert "readonly" in caplog.text
+    assert await loop.project("org", "proj") == project
+
+    def fail(_db: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with pytest.raises(Unavailable, match="disk I/O error"):
+        await loop.database.read(fail)
+
+
+async def test_a_start_finds_out_that_the_database_cannot_be_written(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anybody has sent anything."""
+    async with open_local_loop(tmp_path / "loop", **options):
+        pass
+    connect = sqlite3.connect
+
+    def connect_for_reading(file: Path, **more: Any) -> sqlite3.Connection:
+        return connect(f"file:{file}?mode=ro", uri=True, **more)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_for_reading)  # root may write to every file
+    with pytest.raises(SettingsError, match=r"LOCAL_LOOP_FOLDER.*readonly"):
+        async with open_local_loop(tmp_path / "loop", **options):
+            pytest.fail("opened")
+
+
 async def test_a_start_removes_whatever_lies_around(loop: LocalLoop) -> None:
     """Also files where there should be none: the store opens."""
     (loop.folders.incoming / "stray").write_bytes(b"x")

@@ -15,7 +15,7 @@ from loop_node.errors import InputError, LoopRefused
 from loop_node.loop.client import LoopClient
 from loop_node.loop.multipart import FilePart
 
-from .terminal import counted, progress, say, steps_of_bytes
+from .terminal import complain, counted, progress, say, steps_of_bytes
 
 __all__ = [
     "Place",
@@ -165,6 +165,8 @@ async def upload_model(client: LoopClient, options: argparse.Namespace) -> None:
     with progress(0, "model") as advance:
         answer = await client.send_files("POST", path, parts, on_progress=steps_of_bytes(advance))
     say(f"version {answer['version']}, id {answer['id']}")
+    if answer.get("warning"):
+        complain(f"warning: {answer['warning']}")
 
 
 async def choose_target(client: LoopClient, options: argparse.Namespace) -> None:

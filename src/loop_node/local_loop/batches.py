@@ -9,7 +9,7 @@ import attrs
 from attrs import frozen
 
 from loop_node.errors import InputError
-from loop_node.schemas.detections import Detections, ImageMetadata, Shape
+from loop_node.schemas.detections import Detections, ImageMetadata
 from loop_node.schemas.local_loop import ANNOTATION_LISTS, AnnotationSet, AnyAnnotation
 from loop_node.schemas.wire import structure, unstructure
 
@@ -19,7 +19,6 @@ __all__ = [
     "DETECTION_LISTS",
     "Pair",
     "annotations_of",
-    "check_inside",
     "detections_by_model",
     "pair_files",
     "stored_annotations",
@@ -93,37 +92,6 @@ def annotations_of(metadata: ImageMetadata) -> AnnotationSet:
     said = unstructure(metadata)
     wanted = ("box_annotations", "point_annotations", "classification_annotation")
     return structure(AnnotationSet, {name: said[name] for name in wanted})
-
-
-def check_inside(given: AnnotationSet, width_px: int, height_px: int) -> None:
-    """Refuse annotations that cannot be of an image of this size.
-
-    Raises:
-        InputError: A box without area or wholly outside, a point outside, an outline of less than three points or outside.
-    """
-    for index, box in enumerate(given.box_annotations):
-        has_area = box.width > 0 and box.height > 0
-        if not has_area or not (-box.width < box.x < width_px and -box.height < box.y < height_px):
-            raise InputError(f"box_annotations[{index}]: it has no area in an image of {width_px} x {height_px} pixels")
-    for index, point in enumerate(given.point_annotations):
-        if not (0 <= point.x <= width_px and 0 <= point.y <= height_px):
-            raise InputError(f"point_annotations[{index}]: it is outside of the {width_px} x {height_px} pixels")
-    for index, outline in enumerate(given.segmentation_annotations):
-        points = _corners(outline.shape)
-        if len(points) < 3 or not any(0 <= x <= width_px and 0 <= y <= height_px for x, y in points):
-            raise InputError(
-                f"segmentation_annotations[{index}]: three points or more are needed, some of them in the image"
-            )
-
-
-def _corners(shape: Shape | str) -> list[tuple[float, float]]:
-    if isinstance(shape, Shape):
-        return [(point.x, point.y) for point in shape.points]
-    try:
-        numbers = [float(number) for number in shape.split(",")]
-    except ValueError:
-        return []
-    return list(zip(numbers[::2], numbers[1::2], strict=False))
 
 
 def stored_annotations(given: AnnotationSet, image_id: str, categories: Categories, *, strict: bool) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def contract_endpoints(loop: LocalLoop) -> list[Endpoint]:
             summary="Make a synthetic project, the same each time for a name.",
             json_body=GeneratorOrder,
             answer=OBJECT,
-            faults=(409, 422),
+            faults=(409, 422, 507),
             has_login=True,
         ),
         Endpoint(
@@ -130,6 +130,7 @@ class _Rest:
 
     async def generate(self, organization: str) -> Response:
         order = await read_json(GeneratorOrder)
+        await self.loop.check_room(None)
         return json_answer(_project(await generate_project(self.loop, organization, order, host=server_address())))
 
     # detectors

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, Final
 
 import trio
 from attrs import frozen
@@ -36,6 +36,9 @@ from .requests import client_address, read_json
 from .thumbnails import make_thumbnail
 
 __all__ = ["image_endpoints"]
+
+_MAX_DETECTIONS_BYTES: Final = 16 << 20
+"""Nodes send those of at most 100 images at once."""
 
 
 def image_endpoints(loop: LocalLoop) -> list[Endpoint]:
@@ -163,7 +166,7 @@ class _Rest:
         return json_answer({})
 
     async def detections(self, organization: str, project: str) -> Response:
-        given = await read_json(list[Detections])
+        given = await read_json(list[Detections], max_bytes=_MAX_DETECTIONS_BYTES)
         found = await self.loop.project(organization, project)
         unknown = await self.loop.database.write(lambda db: attach_detections(db, found, given))
         return json_answer({"unknown_image_ids": unknown})

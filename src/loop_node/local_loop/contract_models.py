@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final
 
+import trio
 from attrs import frozen
 from quart import Response, request
 
@@ -17,6 +18,7 @@ from loop_node.serving.openapi import Endpoint, Parameter
 
 from .contract_paths import FILES_FORM, OBJECT, PROJECT, get
 from .loop import LocalLoop
+from .model_zips import doubt
 from .models import (
     PlannedModel,
     check_format,
@@ -153,7 +155,9 @@ class _Rest:
             files = [(file.filename, file.path) for file in form.files if file.field in ("files", "file", "")]
             host = server_address()
             kept = await self.loop.keep_model(found, partial(plan, found), model_format, files, host)
-        return json_answer({"id": kept.id, "version": kept.version})
+        file = self.loop.folders.model(found.number, kept.id, model_format)
+        warning = await trio.to_thread.run_sync(doubt, file, model_format, limiter=self.loop.workers)
+        return json_answer({"id": kept.id, "version": kept.version} | ({"warning": warning} if warning else {}))
 
     async def trainings(self, organization: str, project: str) -> Response:
         found = await self.loop.project(organization, project)

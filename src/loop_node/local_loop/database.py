@@ -40,13 +40,19 @@ class Database:
     _write_places: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `query` in a thread, on one state of the database. Cancelled, it finishes unheard."""
+        """Run `query` in a thread, on one state of the database. Cancelled, it finishes unheard.
+
+        Raises:
+            Unavailable: The disk is at fault.
+        """
 
         def run() -> T:
             connection = self._readers.pop()
             try:
                 connection.execute("BEGIN")
                 return query(connection)
+            except sqlite3.OperationalError as error:
+                raise _told(error) from error
             finally:
                 connection.rollback()
                 self._readers.append(connection)

@@ -17,8 +17,9 @@ from loop_node.schemas.detections import Detections, ImageMetadata
 from loop_node.schemas.local_loop import AnnotationSet, DataSet, ImageState
 from loop_node.schemas.wire import structure
 
-from .batches import annotations_of, check_inside, detections_by_model, merged_detections, stored_annotations
+from .batches import annotations_of, detections_by_model, merged_detections, stored_annotations
 from .folders import Folders, no_room_is_storage_full, place
+from .geometry import refuse_impossible
 from .projects import Project, now, require_project
 from .thumbnails import keep_thumbnail
 
@@ -322,7 +323,7 @@ def change_annotations(db: sqlite3.Connection, project: Project, image_id: str, 
         NotFound: The project has no such image.
     """
     row = require_image(db, project, image_id)
-    check_inside(given, row["width"], row["height"])
+    refuse_impossible(given, row["width"], row["height"])
     kept = stored_annotations(given, image_id, project.categories, strict=True)
     db.execute("UPDATE images SET annotations_json = ? WHERE id = ?", (json.dumps(kept), image_id))
 

@@ -253,7 +253,7 @@ class _Rest:
         return json_answer(await self.loop.database.read(lambda db: describe(db, found, number, host=host)))
 
     async def begin_training(self, organization: str, project: str) -> Response:
-        order = await read_order(NewTraining)
+        order = await read_order(NewTraining, empty=b"{}")
         found = await self.loop.project(organization, project)
         link = self.loop.links.find(NodeKind.TRAINER, order.trainer)
         if link is None:
@@ -287,6 +287,7 @@ class _Rest:
         if link is None and event == "abort_training":
             gone = "aborted while its trainer was not connected"
             await self.loop.database.write(lambda db: end(db, row, state="aborted", error=gone))
+            log.info("training %d of %s/%s was %s", number, organization, project, gone)
             return json_answer({})
         if link is None:
             raise Conflict(f"the trainer of training {number}, {row['trainer_name']}, is not connected")

@@ -13,12 +13,14 @@ import msgspec
 
 from loop_node.archives import copy_entries, read_file
 from loop_node.errors import InputError, ModelError
+from loop_node.inference.sources import MODEL_SUFFIXES
 
-__all__ = ["MODEL_JSON", "make_zip"]
+__all__ = ["MODEL_JSON", "doubt", "make_zip"]
 
 MODEL_JSON: Final = "model.json"
 _MAX_MODEL_JSON_BYTES: Final = 16 << 20
 _MAX_LOOSE_FILES: Final = 1000
+_OPENVINO: Final = "openvino"
 
 
 def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, Any], *, max_bytes: int) -> None:
@@ -44,6 +46,17 @@ def make_zip(files: Sequence[tuple[str, Path]], into: Path, known: Mapping[str, 
         if isinstance(error.__cause__, OSError):  # the disk's fault, not the zip's
             raise error.__cause__ from None
         raise InputError(f"files: {error}") from error
+
+
+def doubt(archive: Path, model_format: str) -> str:
+    """Why a zip that was kept is plainly no model of this format; empty for others, and for formats of people's own. Blocking."""
+    with zipfile.ZipFile(archive) as kept:
+        names = [name.lower() for name in kept.namelist()]
+    if model_format != _OPENVINO or any(name.endswith(MODEL_SUFFIXES) for name in names):
+        return ""
+    return (
+        f"there is no {', '.join(MODEL_SUFFIXES[:-1])} or {MODEL_SUFFIXES[-1]} in it: detectors will not find a model"
+    )
 
 
 def _is_zip(files: Sequence[tuple[str, Path]]) -> bool:

@@ -10,7 +10,7 @@ import trio
 from attrs import evolve, frozen
 from quart import Response, request
 
-from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError, TooLarge
+from loop_node.errors import InputError, LoginNeeded, Malformed, SchemaError
 from loop_node.schemas.wire import structure, structure_strictly
 from loop_node.serving.openapi import SESSION_COOKIE, Endpoint, Handle
 from loop_node.serving.uploads import read_body, split_multipart
@@ -21,6 +21,8 @@ __all__ = ["Guard", "client_address", "read_form", "read_json", "read_order", "r
 
 T = TypeVar("T")
 
+_MAX_JSON_BYTES: Final = 8 << 20
+_MAX_FORM_BYTES: Final = 64 << 10
 _MAX_FIELDS: Final = 20
 _LARGE_JSON_BYTES: Final = 64 << 10  # takes more than 50 ms to read
 _large_json: Final = trio.CapacityLimiter(1)
@@ -48,15 +50,15 @@ class Guard:
         return guarded
 
 
-async def read_order(kind: type[T]) -> T:
-    """What a person or a script asks for; as `read_json`, but fields that `kind` does not have are faults, and no body is {}."""
-    return await read_json(kind, read=structure_strictly, empty=b"{}")
+async def read_order(kind: type[T], *, empty: bytes = b"") -> T:
+    """What a person or a script asks for; as `read_json`, but fields that `kind` does not have are faults."""
+    return await read_json(kind, read=structure_strictly, empty=empty)
 
 
 async def read_json(
     kind: type[T],
     *,
-    max_bytes: int | None = None,
+    max_bytes: int = _MAX_JSON_BYTES,
     read: Callable[[type[T], object], T] = structure,
     empty: bytes = b"",
 ) -> T:
@@ -73,9 +75,7 @@ async def read_json(
         SchemaError: Other fields than `kind` has.
         TooLarge: Over one of the two bounds.
     """
-    body = await read_body(request) or empty
-    if max_bytes is not None and len(body) > max_bytes:
-        raise TooLarge(f"the body is larger than {max_bytes} bytes")
+    body = await read_body(request, max_bytes=max_bytes) or empty
     if len(body) < _LARGE_JSON_BYTES:
         return _parsed(kind, body, read)
     return await trio.to_thread.run_sync(_parsed, kind, body, read, limiter=_large_json)
@@ -94,8 +94,9 @@ async def read_form() -> Mapping[str, str]:
 
     Raises:
         Malformed: Neither of them.
+        TooLarge: No small one.
     """
-    body = await read_body(request)
+    body = await read_body(request, max_bytes=_MAX_FORM_BYTES)
     if request.mimetype == "multipart/form-data":
         try:
             parts = split_multipart(body, request.mimetype_params.get("boundary", ""))

@@ -91,11 +91,13 @@ class LoopSockets:
         said = structure(TrainingStatus, status)
         self._know(peer, said.id, said.name, said.state)
 
-        def change(db: Any) -> None:
+        def change(db: Any) -> int | None:
             put_node(db, NodeKind.TRAINER, said.id, said.name, unstructure(said))
-            note_status(db, said)
+            return note_status(db, said)
 
-        await self.loop.database.write(change)
+        over = await self.loop.database.write(change)
+        if over is not None:
+            log.info("training %d of trainer %s is over", over, said.name or said.id)
         return _done()
 
     async def update_training(self, peer: Peer, organization: Value, project: Value, report: Value) -> Value:

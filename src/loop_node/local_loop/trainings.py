@@ -119,20 +119,22 @@ def end(db: sqlite3.Connection, row: sqlite3.Row, *, state: str, error: str = ""
     )
 
 
-def note_status(db: sqlite3.Connection, status: TrainingStatus) -> None:
-    """Take over what a trainer says of the training it has under way."""
+def note_status(db: sqlite3.Connection, status: TrainingStatus) -> int | None:
+    """Take over what a trainer says of the training it has under way; returns its number once it is over."""
     row = running_of_trainer(db, status.id)
     if row is None:
-        return
+        return None
     if status.state in _NOT_TRAINING:
         has_begun = row["state"] not in ("requested", "accepted")
         if has_begun or _age_s(row["started"]) > _FIRST_STATUS_S:
             end(db, row, state=LAST_STATE if has_begun else "failed")
-        return
+            return int(row["number"])
+        return None
     db.execute(
         "UPDATE trainings SET state = ?, progress = ?, errors_json = ? WHERE id = ?",
         (status.state, _share(status.progress), json.dumps(status.errors or {}), row["id"]),
     )
+    return None
 
 
 def _share(progress: float | None) -> float | None:

@@ -102,13 +102,17 @@ class UserLogout:
 
 @define(kw_only=True)
 class BoxAnnotationIn:
-    """A box, in pixels of the upright image; the category by id, or by name."""
+    """A box, in pixels of the upright image; the category by id, or by name.
+
+    Annotations may come back as records have them: their `image_id` counts for nothing.
+    """
 
     x: int
     y: int
     width: int
     height: int
     id: str | None = None
+    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -120,6 +124,7 @@ class PointAnnotationIn:
     x: float
     y: float
     id: str | None = None
+    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -130,6 +135,7 @@ class SegmentationAnnotationIn:
 
     shape: Shape | str
     id: str | None = None
+    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 
@@ -139,6 +145,7 @@ class ClassificationAnnotationIn:
     """What the whole image shows."""
 
     id: str | None = None
+    image_id: str | None = None
     category_id: str | None = None
     category_name: str | None = None
 

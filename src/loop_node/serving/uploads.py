@@ -10,6 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from loop_node.errors import InputError, Overloaded, TooLarge
 
+from .bodies import set_body_limit
 from .parts import read_disposition
 
 __all__ = ["BodyBudget", "Upload", "read_body", "read_image", "split_multipart"]
@@ -83,14 +84,21 @@ async def read_image(request: Request, *, field: str) -> bytes:
     raise InputError(f"field '{field}' is missing: it must hold the image (fields that came: {others})")
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, *, max_bytes: int | None = None) -> bytes:
     """The whole body.
 
+    Args:
+        request: Its body must not have been asked for.
+        max_bytes: A bound below the app's MAX_BODY_BYTES.
+
     Raises:
-        TooLarge: More than the app's MAX_BODY_BYTES.
+        TooLarge: More than one of the two.
         werkzeug.exceptions.RequestTimeout: It did not come within BODY_TIMEOUT.
     """
     limit_bytes = current_app.config["MAX_BODY_BYTES"]
+    if max_bytes is not None:
+        limit_bytes = min(limit_bytes, max_bytes)
+        set_body_limit(request, limit_bytes)
     too_large = TooLarge(f"the body is larger than {limit_bytes} bytes")
     try:
         body = cast(bytes, await request.get_data(cache=False))
