@@ -291,7 +291,7 @@ async def test_a_model_may_come_without_model_json_or_in_a_folder(
         {"n" * 256: b"x"},
         {"model_DOT_json": '{"a": NaN}'},
         {"model_DOT_json": '{"a": "\\ud800"}'},
-        {"model_DOT_json": '{"a": ' + "[" * 5000 + "]" * 5000 + "}"},
+        {"model_DOT_json": '{"a": ' + "[" * 50_000 + "]" * 50_000 + "}"},
     ],
     ids=[
         *("climbs", "absolute", "a list", "no JSON", "a bomb", "no name", "file and folder", "a long name"),

@@ -121,7 +121,18 @@ async def open_database(file: Path) -> AsyncIterator[Database]:
 
 
 def _connect_all(file: Path) -> list[sqlite3.Connection]:
-    writer = _connect(file)
+    connections: list[sqlite3.Connection] = []
+    try:
+        connections.append(_connect(file))
+        _prepare(connections[0])
+        connections += [_connect(file) for _ in range(_READERS)]
+    except BaseException:
+        _close_all(connections)
+        raise
+    return connections
+
+
+def _prepare(writer: sqlite3.Connection) -> None:
     (version,) = writer.execute("PRAGMA user_version").fetchone()
     if version not in (0, SCHEMA_VERSION):
         raise SettingsError([f"it is of version {version}, this program knows {SCHEMA_VERSION}"])
@@ -130,16 +141,19 @@ def _connect_all(file: Path) -> list[sqlite3.Connection]:
     writer.execute(
         f"PRAGMA user_version={SCHEMA_VERSION}"
     )  # a disk that cannot be written is found now, not at a login
-    return [writer, *(_connect(file) for _ in range(_READERS))]
 
 
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
+    except sqlite3.Error:  # the first statement is what finds that it is no database
+        connection.close()
+        raise
     return connection
 
 
