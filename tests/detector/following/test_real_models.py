@@ -174,7 +174,7 @@ async def test_a_node_that_comes_up_without_a_network(tmp_path: Path, loop: Any,
 
 
 async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: Any) -> None:
-    """A logic builds what it asked for, and is told where it lies."""
+    """A logic builds what it asked for, and is told where it lies; the working directory stays the process's own."""
     from loop_node import DetectorLogic, DetectorLogicFactory, ImageMetadata, ModelInformation  # as users
 
     class Says(DetectorLogic):
@@ -188,8 +188,11 @@ async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: 
         model_format = "words"
 
         def build(self, model_info: ModelInformation) -> Says:
+            built_in.append(Path.cwd())
             return Says((Path(model_info.model_root_path or "") / "model.txt").read_text())
 
+    built_in: list[Path] = []
+    before = Path.cwd()
     loop.publish("1.0", paper.zip("1.0", {"model.txt": "hello"}))
     settings = attrs.evolve(SETTINGS, data_folder=tmp_path / "data")
     send, receive = trio.open_memory_channel[str](1)
@@ -202,6 +205,8 @@ async def test_the_loops_format_is_the_logics(tmp_path: Path, loop: Any, paper: 
             assert (await client.post("/detect", files={"file": PHOTO.read_bytes()})).json()["source"] == "hello"
             await client.put("/model_version", content="1.0")
         assert loop.asked_formats == ["words"]
+        assert built_in
+        assert {*built_in, Path.cwd()} == {before}
         assert loop.reports[0].model_format == "words"
         nursery.cancel_scope.cancel()
 
